@@ -21,7 +21,7 @@ from servers import Storage
 
 from prefect_snapshots import ArtifactRegistry, Repository
 from prefect_snapshots.artifacts.folders import scan_folder
-from prefect_snapshots.errors import CommitConflict, InvalidArgument, InvalidName
+from prefect_snapshots.errors import CommitConflict, InvalidArgument, InvalidName, PermissionDenied
 from prefect_snapshots.repository import chunking
 from prefect_snapshots.repository.chunking import content_defined, content_defined_read, content_defined_stream
 from prefect_snapshots.repository.commits import Draft
@@ -299,7 +299,7 @@ def test_a_link_that_leads_out_is_not_logged(tmp_path: Path) -> None:
     (folder / "deep").mkdir(parents=True)
     for target in ("/etc/passwd", "../../outside", "../../folder/x", "x/../../.."):
         (folder / "deep" / "link").symlink_to(target)
-        with pytest.raises(InvalidName, match=r"out of the folder.* `cp -rL FOLDER COPY`"):
+        with pytest.raises(InvalidName, match=r"out of the folder.* pass follow_links=True"):
             registry.log_files("x", folder)
         (folder / "deep" / "link").unlink()
     (folder / "bad\nname").write_text("")
@@ -313,6 +313,46 @@ def test_a_link_that_leads_out_is_not_logged(tmp_path: Path) -> None:
         with pytest.raises(InvalidName):
             registry.log_files("x", folder / "deep", artifact_path=path)
     assert not registry.exists("x")
+
+
+def test_links_are_followed_if_that_is_asked_for(tmp_path: Path) -> None:
+    """As in the cache of a model hub: links to files and directories elsewhere, relative and absolute."""
+    registry = ArtifactRegistry(tmp_path / "repository")
+    hub = tmp_path / "hub"
+    for folder in ("blobs/many", "snapshots/main"):
+        (hub / folder).mkdir(parents=True)
+    (hub / "blobs/weights").write_bytes(b"w" * 100_000)
+    (hub / "blobs/weights").chmod(0o640)
+    (hub / "blobs/many/part").write_bytes(b"p" * 5_000_000)
+    main = hub / "snapshots" / "main"
+    (main / "weights").symlink_to("../../blobs/weights")
+    (main / "again").symlink_to("weights")
+    (main / "many").symlink_to(hub / "blobs/many")
+    expected = {"again": 0o640, "many/part": 0o644, "weights": 0o640}
+    registry.log_files("files", main, follow_links=True)
+    registry.log_files("parts", [registry.stage_files(main, follow_links=True)])
+    with registry.log_folder("folder", follow_links=True) as written:
+        for name in ("weights", "again", "many"):
+            (written / name).symlink_to(main / name)
+    (hub / "blobs/many/part").chmod(0o600)
+    with registry.draft("folder") as draft:
+        draft.add(main / "many", "many", follow_links=True)
+    for artifact in ("files", "parts", "folder"):
+        with registry.download_artifact(artifact, version=0) as copy:
+            found = {str(path.relative_to(copy)): path for path in copy.rglob("*") if not path.is_dir()}
+            assert {name: path.lstat().st_mode for name, path in found.items()} == {
+                name: 0o100000 | mode for name, mode in expected.items()
+            }
+            assert all(path.read_bytes() == (main / name).read_bytes() for name, path in found.items())
+    assert [each.path for each in registry.verify_folder("files", main, follow_links=True)] == ["many/part"]
+    assert not registry.verify_folder("folder", main, follow_links=True)
+    with pytest.raises(InvalidArgument, match="Pass follow_links to stage_files"):
+        registry.log_files("parts", [registry.stage_files(hub / "blobs")], follow_links=True)
+    for target, why in (("nothing", "it is a link to nothing"), (str(hub), "because of a link, it contains itself")):
+        (main / "wrong").symlink_to(target)
+        with pytest.raises(PermissionDenied, match=f"wrong: {why}"):
+            registry.log_files("files", hub, follow_links=True)
+        (main / "wrong").unlink()
 
 
 FILE, FOLDER, LINK = 0o100644, 0o040755, 0o120777

@@ -125,11 +125,15 @@ def test_options_of_directories_are_parameters(place: Path, name: str, monkeypat
     (place / "uploads" / "marked").mkdir()
     for path in (".nobackup", "inside"):
         (place / "uploads" / "marked" / path).touch()
+    (place / "elsewhere.log").touch()
+    (place / "uploads" / "followed").symlink_to(place / "elsewhere.log")
+    (place / "uploads" / "left out").symlink_to("big")
     options: dict[str, Any] = {"excludes": ["*.log"], "ignore_files": [".ignore"], "exclude_if_present": [".nobackup"]}
+    options |= {"follow_links": True}
     made(place, name, **options, exclude_caches=True, one_file_system=True, larger_than=150_000, strict=False)
     manager = BackupManager(place / "repository", name=name)
     found = {file.path for file in manager.list_files("latest", "uploads")}
-    assert found - {"marked"} == {".ignore", "kept", "photo", "marked/.nobackup"}
+    assert found - {"marked"} == {".ignore", "kept", "photo", "marked/.nobackup", "followed"}
     monkeypatch.setenv("PREFECT_INTEGRATIONS_SNAPSHOTS_ALLOW_COMMANDS", "true")
     hooks: dict[str, Any] = {"before": [["touch", str(place / "stopped")]], "after": [["rm", str(place / "stopped")]]}
     commands = {"hello.txt": f"sh -c 'cat {place / 'stopped'} && echo hello'"}

@@ -361,6 +361,9 @@ def test_everything_works_on_s3(s3_storage: Storage, environment: dict[str, str]
     assert program.json("snapshots", "list", "train", *where)["snapshots"][0]["metadata"] == {"loss": 0.5}
     assert program.json("snapshots", "describe", "epoch-0", "--add-tag", "kept", *where)["tags"] == ["kept"]
     assert program.json("check", "--read-data", *where)["ok"]
+    endpoint = ("--url-option", f"client_kwargs.endpoint_url={options['endpoint_url']}")
+    referred = program.json("artifacts", "refer", "raw", f"{s3_storage.url}/repository.json", *endpoint, *where)
+    assert [file["path"] for file in referred["files"]] == [""]
     program.run("snapshots", "delete", "epoch-0", "--yes", *where)
     assert program.json("prune", "--grace", "0s", *where)["bytes_freed"] > 0
 

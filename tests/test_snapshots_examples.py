@@ -1081,6 +1081,19 @@ def test_a_comparison_survives_files_and_persist(home: str | None, tmp_path: Pat
         assert kept.get_ids_by_rank() == ["v9", "v3"]
 
 
+def test_a_file_keeps_whether_values_are_copied(tmp_path: Path) -> None:
+    for on_save, on_retrieve in ((True, True), (False, True), (True, False), (False, False)):
+        manager = SnapshotManager(deepcopy_on_save=on_save, deepcopy_on_retrieve=on_retrieve)
+        manager.save_snapshot([1], "one")
+        manager.save_to_file(tmp_path / "file")
+        again = SnapshotManager.load_from_file(tmp_path / "file")
+        again.save_snapshot(live := [2], "two")
+        live.append(3)
+        assert again["two"].data == ([2] if on_save else [2, 3])
+        assert (again["one"].data is again["one"].data) is not on_retrieve
+        assert list(again.persist(tmp_path / f"{on_save}{on_retrieve}")) == ["one", "two"]
+
+
 def test_a_pytree_manager_stays_one(tmp_path: Path) -> None:
     manager: PyTreeSnapshotManager[Any] = PyTreeSnapshotManager()
     manager.save_snapshot({"w": 1.0}, "one")

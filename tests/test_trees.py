@@ -6,6 +6,7 @@ Restores never reach anything outside of their directory, and what was left out 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import random
 import shutil
@@ -23,7 +24,7 @@ import forks
 import pytest
 from test_backup_trees import Vault, described, leftovers
 
-from prefect_snapshots import ArtifactRegistry, Directory
+from prefect_snapshots import ArtifactRegistry, BackupManager, Directory
 from prefect_snapshots.errors import InvalidArgument, InvalidName, PermissionDenied, SnapshotsError
 from prefect_snapshots.trees.entries import Entry, check_entries
 from prefect_snapshots.trees.restoring import restore_directory, stage_directory
@@ -497,6 +498,44 @@ def test_caches_and_large_files_can_be_left_out(vault: Vault, cluttered: Path, i
     assert not (cluttered / "extra").exists()
     with pytest.raises(InvalidArgument, match="number of bytes"):
         Directory(cluttered, larger_than=-1)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_links_are_followed_if_that_is_asked_for(tmp_path: Path, vault: Vault, cluttered: Path, in_place: bool) -> None:
+    """A restore replaces them, and does not touch what they lead to. No link leads into another source."""
+    elsewhere, claimed = tmp_path / "elsewhere", tmp_path / "claimed"
+    shutil.copytree(cluttered, elsewhere)
+    claimed.mkdir()
+    (claimed / "app.db").write_text("of another source")
+    (elsewhere / "claimed").symlink_to(claimed)
+    (elsewhere / "above").symlink_to(tmp_path)
+    (cluttered / "all").symlink_to(elsewhere)
+    (cluttered / "large too").symlink_to(elsewhere / "large")
+    (cluttered / "broken").symlink_to("nothing")
+    directory = Directory(cluttered, exclude_caches=True, larger_than=4999, follow_links=True, strict=False)
+    part = vault.backup(dataclasses.replace(directory, claimed=[claimed, tmp_path])).part("source")
+    assert {"link", "all/link", "all/a/deep/0", "all/cache/CACHEDIR.TAG"} < set(part.paths)
+    assert not {"all/cache/huge", "all/large", "large too", "all/claimed", "broken"} & set(part.paths)
+    assert vault.summary.unreadable == ["broken: it is a link to nothing"]
+    restore_directory(part, cluttered, in_place=in_place)
+    assert (cluttered / "link").read_text() == "new"
+    assert not any((cluttered / name).is_symlink() for name in ("link", "all", "all/link"))
+    assert sorted(os.listdir(elsewhere)) == ["a", "above", "b", "cache", "claimed", "large", "link", "top"]
+
+
+def test_no_link_leads_into_the_repository_or_another_source(tmp_path: Path, source: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "app.db")) as database:
+        database.execute("CREATE TABLE t (x)")
+    directory = Directory(source, follow_links=True, strict=False)
+    manager = BackupManager(tmp_path / "repository", databases=[str(tmp_path / "app.db")], directories=[directory])
+    manager.create_backup()
+    (source / "everything").symlink_to(tmp_path)
+    (source / "database").symlink_to(tmp_path / "app.db")
+    backup = manager.create_backup()
+    assert backup.incomplete  # a directory would contain itself
+    paths = {file.path for file in manager.list_files("latest", "source")}
+    assert paths >= {"link", "everything"}
+    assert not {path for path in paths if "app.db" in path or "repository" in path or path == "database"}
 
 
 def test_what_stays_keeps_the_directories_above_it(vault: Vault, source: Path) -> None:

@@ -144,6 +144,7 @@ class Artifact:
         metadata: Mapping[str, Any] | None = None,
         expiry: datetime | str | None = None,
         if_changed: bool = False,
+        follow_links: bool = False,
         token: str | None = None,
         progress: Progress | None = None,
     ) -> ArtifactVersion:
@@ -152,13 +153,15 @@ class Artifact:
         if not isinstance(local_path, str | os.PathLike):
             if artifact_path is not None:
                 raise InvalidArgument("Pass artifact_path to stage_files: each part has its own.")
+            if follow_links:
+                raise InvalidArgument("Pass follow_links to stage_files, which reads the folders.")
             return commit_parts(
                 local_path,
                 lambda parts: self._log(
                     body, None, lambda writer: join_folders(self.repository, writer, parts), token, if_changed
                 ),
             )
-        folder = scan_folder(Path(os.path.expanduser(local_path)), artifact_path)
+        folder = scan_folder(Path(os.path.expanduser(local_path)), artifact_path, follow_links=follow_links)
         passed = counter("upload", folder.size, progress)
         return self._log(body, folder.travelling(), lambda writer: folder.store(writer, passed()), token, if_changed)
 
@@ -167,11 +170,16 @@ class Artifact:
         *,
         metadata: Mapping[str, Any] | None = None,
         expiry: datetime | str | None = None,
+        follow_links: bool = False,
         progress: Progress | None = None,
     ) -> LoggedFolder:
         """Return a folder that is logged when the `with` block ends. See `ArtifactRegistry.log_folder`."""
         notes_of(metadata, expiry)  # raises an error now, not after hours of work
-        return LoggedFolder(lambda path: self.log_files(path, metadata=metadata, expiry=expiry, progress=progress))
+        return LoggedFolder(
+            lambda path: self.log_files(
+                path, metadata=metadata, expiry=expiry, follow_links=follow_links, progress=progress
+            )
+        )
 
     def log(
         self,
@@ -291,12 +299,17 @@ class Artifact:
             return download(tree, to, self._version_of(found.event), passed, clean=clean)
 
     def verify_folder(
-        self, local_path: str | os.PathLike[str], version: VersionLike = None, match: Match = "exact"
+        self,
+        local_path: str | os.PathLike[str],
+        version: VersionLike = None,
+        match: Match = "exact",
+        *,
+        follow_links: bool = False,
     ) -> list[FileDifference]:
         """Compare a folder on the disk with a version. See `ArtifactRegistry.verify_folder`."""
         found = self._find(version, match)
         with self._content(found) as content:
-            return verify_folder(tree_of(content, self.name, *self._files_of(found)), local_path)
+            return verify_folder(tree_of(content, self.name, *self._files_of(found)), local_path, follow_links)
 
     def load(
         self, version: VersionLike = None, match: Match = "exact", validate: bool = True, **reader_options: Any

@@ -167,9 +167,11 @@ def part_of(tree: StoredTree, patterns: str | Iterable[str] | None) -> StoredTre
     return tree.selected(lambda entry: entry.raw in wanted)
 
 
-def verify_folder(tree: StoredTree, local_path: str | os.PathLike[str]) -> list[FileDifference]:
+def verify_folder(
+    tree: StoredTree, local_path: str | os.PathLike[str], follow_links: bool = False
+) -> list[FileDifference]:
     """Compare a folder on the disk with the files of a version, byte by byte: see `ArtifactManager.verify_folder`."""
-    folder = scan_folder(Path(os.path.expanduser(local_path)))
+    folder = scan_folder(Path(os.path.expanduser(local_path)), follow_links=follow_links)
     here = {entry.path: entry for entry in folder.entries}
     return sorted(_changes(tree, folder.root, here), key=lambda found: found.path)
 

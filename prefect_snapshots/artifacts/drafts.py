@@ -44,19 +44,22 @@ class FolderDraft(contextlib.AbstractContextManager["FolderDraft"]):
         entries = (*self._kept.values(), *self._added.values())
         return sorted((entry.path, entry.size) for entry in entries if entry.is_file)
 
-    def add(self, local_path: str | os.PathLike[str], artifact_path: str | None = None) -> None:
+    def add(
+        self, local_path: str | os.PathLike[str], artifact_path: str | None = None, *, follow_links: bool = False
+    ) -> None:
         """Add a file or a folder. Files that are in the version already are replaced. It is read when the block ends.
 
         Args:
             local_path: A file, which keeps its name, or a folder.
             artifact_path: The folder in the artifact to put them into. Default: the top.
+            follow_links: Add what links in the folder lead to, instead of the links.
 
         Raises:
             ObjectMissing: There is nothing at `local_path`.
             InvalidName: A path or a link leads out of the folder.
             InvalidArgument: A file was already added to this draft.
         """
-        folder = scan_folder(Path(os.path.expanduser(local_path)), artifact_path)
+        folder = scan_folder(Path(os.path.expanduser(local_path)), artifact_path, follow_links=follow_links)
         for entry in folder.entries:
             if entry.path in self._added and not entry.is_directory:
                 raise InvalidArgument(f"{entry.path!r} was already added to this draft. Add it once.")

@@ -137,12 +137,13 @@ def _refused(number: int, why: str) -> InvalidArgument:
     return InvalidArgument(f"Part {number} was refused, because it is no folder: {why} Nothing was saved.")
 
 
-def scan_folder(local: Path, below: str | None = None) -> Folder:
+def scan_folder(local: Path, below: str | None = None, *, follow_links: bool = False) -> Folder:
     """Scan a file or folder that is about to be logged. No file is read.
 
     Args:
         local: A file or a folder.
         below: The folder in the artifact to put them into. Default: the top.
+        follow_links: Whether to log what links lead to, instead of the links.
 
     Raises:
         ObjectMissing: There is nothing at `local`.
@@ -156,7 +157,7 @@ def scan_folder(local: Path, below: str | None = None) -> Folder:
     prefix = b"" if below is None else check_path(os.fsencode(below.rstrip("/"))) + b"/"
     root = os.path.realpath(local)
     if stat.S_ISDIR(status.st_mode):
-        found = _scan(root)
+        found = _scan(root, follow_links)
         names = [prefix + entry.raw for entry in found.entries]
     else:
         root, _, name = root.rpartition("/")
@@ -171,8 +172,8 @@ def scan_folder(local: Path, below: str | None = None) -> Folder:
     return Folder(root or "/", found, above + stored, files)
 
 
-def _scan(root: str) -> Scan:
-    found = scan(root, FileSelection(), hard_links=False)
+def _scan(root: str, follow_links: bool) -> Scan:
+    found = scan(root, FileSelection(), hard_links=False, follow_links=follow_links)
     if found.skipped:
         raise _unfit(f"{root}/{found.skipped[0]}")
     if found.unreadable:
@@ -253,7 +254,6 @@ def _check_link(entry: Entry) -> None:
     ups = next((at for at, part in enumerate(parts) if part != ".."), len(parts))
     if not parts[0] or _STRANGE.search(link) or ".." in parts[ups:] or ups > entry.path.count("/"):
         raise InvalidName(
-            f"The link {entry.path!r} leads to {link!r}, out of the folder. Replace it by a copy of the "
-            "file. To replace all links, such as those of the cache of a model hub, copy the folder with "
-            "`cp -rL FOLDER COPY`."
+            f"The link {entry.path!r} leads to {link!r}, out of the folder. To log what links lead to, as in the cache "
+            "of a model hub, pass follow_links=True or --follow-links."
         )

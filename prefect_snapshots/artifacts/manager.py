@@ -52,6 +52,7 @@ class ArtifactHandle(Protocol):
         metadata: Mapping[str, Any] | None = None,
         expiry: datetime | str | None = None,
         if_changed: bool = False,
+        follow_links: bool = False,
         token: str | None = None,
         progress: Progress | None = None,
     ) -> ArtifactVersion: ...
@@ -60,6 +61,7 @@ class ArtifactHandle(Protocol):
         *,
         metadata: Mapping[str, Any] | None = None,
         expiry: datetime | str | None = None,
+        follow_links: bool = False,
         progress: Progress | None = None,
     ) -> LoggedFolder: ...
     def log(
@@ -98,7 +100,12 @@ class ArtifactHandle(Protocol):
         progress: Progress | None = None,
     ) -> Download: ...
     def verify_folder(
-        self, local_path: str | os.PathLike[str], version: VersionLike = None, match: Match = "exact"
+        self,
+        local_path: str | os.PathLike[str],
+        version: VersionLike = None,
+        match: Match = "exact",
+        *,
+        follow_links: bool = False,
     ) -> list[FileDifference]: ...
     def load(
         self, version: VersionLike = None, match: Match = "exact", validate: bool = True, **reader_options: Any
@@ -290,6 +297,7 @@ class ArtifactManager(ABC):
         metadata: Mapping[str, Any] | None = None,
         expiry: datetime | str | None = None,
         if_changed: bool = False,
+        follow_links: bool = False,
         token: str | None = None,
         progress: Progress | None = None,
     ) -> ArtifactVersion:
@@ -307,6 +315,8 @@ class ArtifactManager(ABC):
             expiry: When the version expires: a datetime with a time zone, or an ISO 8601 string. Default: never.
             if_changed: If the latest version has the same content, return it instead of creating a new one. It gets the
                 new metadata and expiry.
+            follow_links: Log what links in the folder lead to, instead of the links. Links may then lead anywhere, as
+                in the cache of a model hub.
             token: The `token` of a `CommitUnknown` that an earlier call raised. If that call succeeded after all, its
                 version is returned, and nothing is logged twice.
             progress: Called with "upload", the number of bytes read so far, and the total.
@@ -326,6 +336,7 @@ class ArtifactManager(ABC):
             metadata=metadata,
             expiry=expiry,
             if_changed=if_changed,
+            follow_links=follow_links,
             token=token,
             progress=progress,
         )
@@ -337,12 +348,13 @@ class ArtifactManager(ABC):
         *,
         metadata: Mapping[str, Any] | None = None,
         expiry: datetime | str | None = None,
+        follow_links: bool = False,
         progress: Progress | None = None,
     ) -> LoggedFolder:
         """Return an empty folder to write to. It is logged when the `with` block ends without an exception.
 
         Args:
-            name, collection, metadata, expiry, progress: As for `log_files`.
+            name, collection, metadata, expiry, follow_links, progress: As for `log_files`.
 
         Returns:
             A context manager that returns the path of the folder. After the block, its `version` is the logged version,
@@ -357,7 +369,9 @@ class ArtifactManager(ABC):
             >>> str(logged.version)
             'default/report:v0'
         """
-        return self.artifact(name, collection).log_folder(metadata=metadata, expiry=expiry, progress=progress)
+        return self.artifact(name, collection).log_folder(
+            metadata=metadata, expiry=expiry, follow_links=follow_links, progress=progress
+        )
 
     def log_artifact(
         self,
@@ -547,6 +561,7 @@ class ArtifactManager(ABC):
         version: VersionLike = None,
         match: Match = "exact",
         *,
+        follow_links: bool = False,
         collection: str | None = None,
     ) -> list[FileDifference]:
         """Compare a folder on the disk, such as a download, with a version, byte by byte. Nothing is changed.
@@ -554,6 +569,7 @@ class ArtifactManager(ABC):
         Args:
             name, version, match, collection: See the class.
             local_path: The folder.
+            follow_links: Compare what links in the folder lead to, as `log_files` does.
 
         Returns:
             A `FileDifference` for each file that is missing in the folder ("removed"), that is only there ("added"), or
@@ -572,7 +588,7 @@ class ArtifactManager(ABC):
             ...     [(each.path, each.kind) for each in registry.verify_folder("notes", folder)]
             [('more.txt', 'added')]
         """
-        return self.artifact(name, collection).verify_folder(local_path, version, match)
+        return self.artifact(name, collection).verify_folder(local_path, version, match, follow_links=follow_links)
 
     def load_artifact(
         self,

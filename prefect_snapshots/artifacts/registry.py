@@ -59,7 +59,12 @@ class ArtifactRegistry(ArtifactManager):
         return self._artifacts.artifact(name, self._in(collection))
 
     def stage_files(
-        self, local_path: str | os.PathLike[str], artifact_path: str | None = None, *, progress: Progress | None = None
+        self,
+        local_path: str | os.PathLike[str],
+        artifact_path: str | None = None,
+        *,
+        follow_links: bool = False,
+        progress: Progress | None = None,
     ) -> StagedPart:
         """Store a file or a folder as a part of a version that another process logs. No version appears yet.
 
@@ -67,7 +72,7 @@ class ArtifactRegistry(ArtifactManager):
         the process that calls `log_files` with all parts. Parts that are never logged are freed by `prune`.
 
         Args:
-            local_path, artifact_path, progress: As for `log_files`.
+            local_path, artifact_path, follow_links, progress: As for `log_files`.
 
         Returns:
             A value that says where the files are.
@@ -89,7 +94,7 @@ class ArtifactRegistry(ArtifactManager):
             >>> str(registry.log_files("dataset", parts)), registry.list_files("dataset")
             ('default/dataset:v0', [('table/0.csv', 3), ('table/1.csv', 3)])
         """
-        folder = scan_folder(Path(os.path.expanduser(local_path)), artifact_path)
+        folder = scan_folder(Path(os.path.expanduser(local_path)), artifact_path, follow_links=follow_links)
         passed = counter("upload", folder.size, progress)
         return self.repository.stage(lambda writer: folder.store(writer, passed()))
 

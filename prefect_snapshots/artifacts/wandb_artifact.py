@@ -113,6 +113,7 @@ class WandbArtifact:
         metadata: _Metadata = None,
         expiry: _Expiry = None,
         if_changed: bool = True,
+        follow_links: bool = False,
         token: str | None = None,
         progress: Progress | None = None,
     ) -> ArtifactVersion:
@@ -122,7 +123,7 @@ class WandbArtifact:
         returned, and gets the new metadata and expiry.
 
         Args:
-            local_path, artifact_path: As for `ArtifactRegistry.log_files`.
+            local_path, artifact_path, follow_links: As for `ArtifactRegistry.log_files`.
             metadata: Values that JSON can hold, by up to 99 string keys.
             expiry: When W&B deletes the version: its TTL.
             if_changed: Has no effect, because W&B never creates a version of identical files.
@@ -143,17 +144,26 @@ class WandbArtifact:
         _refuse_token(token)
         if not isinstance(local_path, str | os.PathLike):
             raise NotSupported("W&B has no parts that other processes have staged. Log a folder that has all files.")
-        folder = scan_folder(Path(os.path.expanduser(local_path)), artifact_path)
+        folder = scan_folder(Path(os.path.expanduser(local_path)), artifact_path, follow_links=follow_links)
         version = self._log(folder, VersionNote().with_entries(folder.entries), metadata, expiry)
         _report(progress, "upload", folder.size)
         return version
 
     def log_folder(
-        self, *, metadata: _Metadata = None, expiry: _Expiry = None, progress: Progress | None = None
+        self,
+        *,
+        metadata: _Metadata = None,
+        expiry: _Expiry = None,
+        follow_links: bool = False,
+        progress: Progress | None = None,
     ) -> LoggedFolder:
         """Give an empty folder to write into, and log it when the block ends without an exception. See `log_files`."""
         self._draft(VersionNote(), metadata, expiry)  # refused now, and not after hours of work
-        return LoggedFolder(lambda path: self.log_files(path, metadata=metadata, expiry=expiry, progress=progress))
+        return LoggedFolder(
+            lambda path: self.log_files(
+                path, metadata=metadata, expiry=expiry, follow_links=follow_links, progress=progress
+            )
+        )
 
     def log(
         self,
@@ -249,11 +259,16 @@ class WandbArtifact:
             return done
 
     def verify_folder(
-        self, local_path: str | os.PathLike[str], version: VersionLike = None, match: Match = "exact"
+        self,
+        local_path: str | os.PathLike[str],
+        version: VersionLike = None,
+        match: Match = "exact",
+        *,
+        follow_links: bool = False,
     ) -> list[FileDifference]:
         """Compare a folder on the disk with a version, whose files are downloaded for it."""
         with Files(self._find(version, match)) as files:
-            return verify_folder(files.fetch(), local_path)
+            return verify_folder(files.fetch(), local_path, follow_links)
 
     def load(
         self, version: VersionLike = None, match: Match = "exact", validate: bool = True, **reader_options: Any

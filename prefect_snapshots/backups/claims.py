@@ -114,8 +114,10 @@ def outer_first(items: Sequence[T], place_of: dict[int, Path | None]) -> list[li
     return [[item for item, at in zip(items, depths, strict=True) if at == depth] for depth in sorted(set(depths))]
 
 
-def _without(directory: Directory, claimed: Iterable[Path]) -> Directory:
+def _without(directory: Directory, claimed: Sequence[Path]) -> Directory:
     root = Path(os.path.realpath(directory.path))
+    if directory.follow_links:
+        directory = dataclasses.replace(directory, claimed=[place for place in claimed if place != root])
     inside = sorted({place.relative_to(root).as_posix() for place in claimed if is_within(place, root)})
     if not inside:
         return directory

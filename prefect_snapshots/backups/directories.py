@@ -74,7 +74,9 @@ class DirectoryReader:
         self._source = source
         root = os.path.realpath(source.path)
         try:
-            self._scan = scan(root, source.selection, previous)
+            self._scan = scan(
+                root, source.selection, previous, follow_links=source.follow_links, claimed=source.claimed
+            )
             self._refuse_unreadable()
             self._tree = Tree(root, self._scan, previous)
         except NotADirectoryError:

@@ -242,6 +242,7 @@ def log(
     metadata: list[str] | None = None,
     expiry: str | None = None,
     if_changed: bool = False,
+    follow_links: bool = False,
     collection: Collection = "default",
     session: SessionArgument,
 ) -> Answer:
@@ -254,11 +255,18 @@ def log(
             several.
         expiry: When the version expires: an ISO 8601 time, in UTC if it has no time zone.
         if_changed: Create no version if the latest one has the same content.
+        follow_links: Log what links in the folder lead to, instead of the links.
     """
     registry = _registry(session, collection, create=True)
     with session.progress("byte") as progress:
         version = registry.log_files(
-            name, path, metadata=_metadata(metadata), expiry=expiry, if_changed=if_changed, progress=progress
+            name,
+            path,
+            metadata=_metadata(metadata),
+            expiry=expiry,
+            if_changed=if_changed,
+            follow_links=follow_links,
+            progress=progress,
         )
     return _logged(registry, version)
 
@@ -272,6 +280,7 @@ def edit(
     add: list[Path] | None = None,
     below: str | None = None,
     remove: list[str] | None = None,
+    follow_links: bool = False,
     metadata: list[str] | None = None,
     collection: Collection = "default",
     session: SessionArgument,
@@ -284,6 +293,7 @@ def edit(
         add: A file or a folder to add. Files of the same paths are replaced. Repeat it for several.
         below: The folder in the artifact to put added files into. Default: the top.
         remove: Remove the files that match a pattern as in .gitignore, such as "plots/" or "*.csv". Repeatable.
+        follow_links: Add what links in an added folder lead to, instead of the links.
         metadata: KEY=VALUE to store with the new version. Repeat it for several.
     """
     if not add and not remove:
@@ -293,7 +303,7 @@ def edit(
         if remove:
             draft.remove(remove)
         for path in add or ():
-            draft.add(path, below)
+            draft.add(path, below, follow_links=follow_links)
     assert draft.version is not None
     return _logged(registry, draft.version)
 
@@ -305,6 +315,7 @@ def refer(
     /,
     *,
     checksum: bool = False,
+    url_option: list[str] | None = None,
     if_changed: bool = False,
     collection: Collection = "default",
     session: SessionArgument,
@@ -315,10 +326,12 @@ def refer(
         name: The name of the artifact.
         url: A path, or the URL of a file or a folder.
         checksum: Also read the files, and record a checksum of each.
+        url_option: KEY=VALUE for the file system of the URL, such as anon=true. It is not stored. Repeat it for more.
         if_changed: Log nothing if the latest version is identical.
     """
     registry = _registry(session, collection, writing=True)
-    version = registry.log_reference(name, url, checksum=checksum, if_changed=if_changed)
+    options = parse_options(url_option or ())
+    version = registry.log_reference(name, url, storage_options=options, checksum=checksum, if_changed=if_changed)
     reference = registry.load_artifact(name, version.version, verify=False)
     files = [{"path": file.path, "size": file.size, "checks": file.checks} for file in reference.files]
     document = {
@@ -379,6 +392,7 @@ def verify(
     /,
     *,
     folder: Path,
+    follow_links: bool = False,
     asof: Asof = False,
     collection: Collection = "default",
     session: SessionArgument,
@@ -391,10 +405,12 @@ def verify(
         name: The artifact, or the beginning of its name.
         version: A number, latest, a stage or a time. Default: latest.
         folder: The folder.
+        follow_links: Compare what links in the folder lead to, instead of the links.
     """
     registry, name = _named(session, collection, name)
     info = registry.get_artifact(name, version, "asof" if asof else "exact")
-    found = [asdict(each) for each in registry.verify_folder(name, folder, info.version)]
+    differences = registry.verify_folder(name, folder, info.version, follow_links=follow_links)
+    found = [asdict(each) for each in differences]
     document = {"name": name, "collection": collection, "version": info.version, "ok": not found, "differences": found}
     remark = f"{folder} {'differs from' if found else 'is identical to'} {collection}/{name}:{info.version}."
     return Answer(document, _view_differences if found else None, remark, status=1 if found else 0)

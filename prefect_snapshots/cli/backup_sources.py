@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ..repository import Repository
 
 _OF_DIRECTORIES = (
-    *("ignore_files", "exclude_caches", "exclude_if_present", "one_file_system", "larger_than", "strict"),
+    *("ignore_files", "exclude_caches", "exclude_if_present", "one_file_system", "larger_than", "follow_links"),
+    "strict",
 )
 
 
@@ -60,6 +61,7 @@ class DirectoryOptions:
         exclude_if_present: Exclude the contents of directories with a file of this name. Repeat it for several.
         one_file_system: Exclude file systems that are mounted in a directory.
         larger_than: Exclude files of more bytes than this.
+        follow_links: Back up what links lead to, instead of the links.
         skip_unreadable: Leave out files that cannot be read, and exit with code 3. Otherwise the backup fails.
     """
 
@@ -69,6 +71,7 @@ class DirectoryOptions:
     exclude_if_present: list[str] = field(default_factory=list)
     one_file_system: bool = False
     larger_than: int | None = None
+    follow_links: bool = False
     skip_unreadable: bool = False
 
     def over(self, configured: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,6 +85,7 @@ class DirectoryOptions:
             "exclude_if_present": tuple(self.exclude_if_present),
             "one_file_system": self.one_file_system,
             "larger_than": self.larger_than,
+            "follow_links": self.follow_links,
         }
         found |= {key: value for key, value in given.items() if value}
         excludes = (*configured.get("excludes", ()), *self.exclude)

@@ -43,7 +43,10 @@ _PLANS: Mapping[FlowName, tuple[str, str, str]] = {
 _BLOCK_OF = dict(zip(("SnapshotRepository", "BackupDatabase"), BLOCKS, strict=True))
 
 _ONE_AT_A_TIME = {"concurrency_limit": {"limit": 1, "collision_strategy": "CANCEL_NEW"}}
-_OF_FLOWS = ("excludes", "ignore_files", "exclude_caches", "exclude_if_present", "one_file_system", "larger_than")
+_OF_FLOWS = (
+    *("excludes", "ignore_files", "exclude_caches", "exclude_if_present", "one_file_system", "larger_than"),
+    "follow_links",
+)
 """Keys of pyproject.toml that are parameters of the flow that makes backups, too."""
 
 

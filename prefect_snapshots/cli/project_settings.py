@@ -17,8 +17,8 @@ after_backup = [["systemctl", "start", "shop"]]
 ```
 
 `excludes` are added to the default ones. `ignore_files`, `exclude_caches`, `exclude_if_present`, `one_file_system`,
-`larger_than` and `strict` are those of `Directory`, and apply to all directories. `hooks` are those of `Hooks`, and
-`limit_upload` that of `Repository`. `only_changed` applies to every `backups restore`.
+`larger_than`, `follow_links` and `strict` are those of `Directory`, and apply to all directories. `hooks` are those of
+`Hooks`, and `limit_upload` that of `Repository`. `only_changed` applies to every `backups restore`.
 
 The file is searched for in the working directory and the directories above it. Paths in it are relative to the file.
 """
@@ -55,6 +55,7 @@ _TYPES: Mapping[str, type] = {
     "exclude_if_present": list,
     "one_file_system": bool,
     "larger_than": int,
+    "follow_links": bool,
     "strict": bool,
     "only_changed": bool,
 }

@@ -127,6 +127,7 @@ def create_backup(
     exclude_if_present: Sequence[str] = (),
     one_file_system: bool = False,
     larger_than: int | None = None,
+    follow_links: bool = False,
     strict: bool = True,
     files: Sequence[str] = (),
     commands: Mapping[str, str] | None = None,
@@ -157,7 +158,8 @@ def create_backup(
         prove: Also restore the backup into a temporary place, and compare. The run fails if something differs.
         proven_within_days: Emit the event `backup.proof-overdue` if the last proven backup is older than this.
         excludes: Patterns of what to exclude from all directories, as in `.gitignore`, in addition to the default ones.
-        ignore_files, exclude_caches, exclude_if_present, one_file_system, larger_than: As for `Directory`.
+        ignore_files, exclude_caches, exclude_if_present, one_file_system, larger_than, follow_links: As for
+            `Directory`.
         strict: Whether a file that cannot be read makes the backup fail. If False, it is left out and noted.
         files: Paths of single files.
         commands: Commands whose output is backed up, by the name of the output. If a command fails, the backup fails.
@@ -188,6 +190,7 @@ def create_backup(
         "exclude_if_present": exclude_if_present,
         "one_file_system": one_file_system,
         "larger_than": larger_than,
+        "follow_links": follow_links,
         "strict": strict,
     }
     chosen = _directories(directories, **options)
@@ -229,6 +232,7 @@ def stage_backup(
     exclude_if_present: Sequence[str] = (),
     one_file_system: bool = False,
     larger_than: int | None = None,
+    follow_links: bool = False,
     strict: bool = True,
     limit_upload: float | None = None,
 ) -> StagedPart:
@@ -241,8 +245,8 @@ def stage_backup(
         source: The database, directory or file to store.
         databases, directories, files: All sources of the work pool: what one contains is not stored with another.
         name, repository, limit_upload: As for `create_backup`.
-        excludes, ignore_files, exclude_caches, exclude_if_present, one_file_system, larger_than, strict: As for
-            `create_backup`.
+        excludes, ignore_files, exclude_caches, exclude_if_present, one_file_system, larger_than, follow_links, strict:
+            As for `create_backup`.
 
     Raises:
         BackupFailed: The source could not be read completely. The run that waits for it tries it again.
@@ -254,6 +258,7 @@ def stage_backup(
         ignore_files=ignore_files,
         exclude_if_present=exclude_if_present,
         larger_than=larger_than,
+        follow_links=follow_links,
         **options,
     )
     opened = [named_database(each) for each in databases]

@@ -125,6 +125,7 @@ def log_files(
     metadata: Mapping[str, Any] | None = None,
     expiry: datetime | str | None = None,
     if_changed: bool = False,
+    follow_links: bool = False,
 ) -> ArtifactVersion:
     """Log a file or a folder as a new version of an artifact, and report it as `log_artifact` does.
 
@@ -138,6 +139,7 @@ def log_files(
         metadata: As for `log_artifact`.
         expiry: When the version expires. Default: never.
         if_changed: If the latest version has the same content, return it instead of creating a new one.
+        follow_links: Log what links in the folder lead to, instead of the links.
 
     Returns:
         The new version.
@@ -152,6 +154,7 @@ def log_files(
             metadata=metadata,
             expiry=expiry,
             if_changed=if_changed,
+            follow_links=follow_links,
             progress=progress,
         )
     report_logged(registry, version)

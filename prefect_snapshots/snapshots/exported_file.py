@@ -44,6 +44,8 @@ class _Header(msgspec.Struct):
     retention: dict[str, Any] | None = None
     description: str = ""
     tags: list[str] = []
+    deepcopy_on_save: bool = True
+    deepcopy_on_retrieve: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class Exported:
     retention: RetentionPolicy | None
     ranking: Ranking
     about: Description = NOTHING
+    deepcopy_on_save: bool = True
+    deepcopy_on_retrieve: bool = True
 
 
 def write_file(
@@ -81,6 +85,8 @@ def write_file(
             None if retention is None else asdict(retention),
             manager.about.description,
             list(manager.about.tags),
+            manager.deepcopy_on_save,
+            manager.deepcopy_on_retrieve,
         )
     )
     parts = [_MAGIC, _LENGTH.pack(len(header)), header, *(part for content in contents for part in content)]
@@ -120,7 +126,15 @@ def read_file(path: Path, allow_pickle: bool) -> tuple[Exported, Iterator[tuple[
     ranking = Ranking(header.rank_by, header.mode, cmp)  # type: ignore[arg-type]
     retention = None if header.retention is None else msgspec.convert(header.retention, RetentionPolicy)
     about = Description(header.description, tuple(header.tags))
-    exported = Exported(header.name, header.max_snapshots, retention, ranking, about)
+    exported = Exported(
+        header.name,
+        header.max_snapshots,
+        retention,
+        ranking,
+        about,
+        header.deepcopy_on_save,
+        header.deepcopy_on_retrieve,
+    )
     return exported, _values(data, start + length, header.snapshots, allow_pickle)
 
 

@@ -119,6 +119,7 @@ class SnapshotManager(Generic[T]):
         self.max_snapshots = max_snapshots
         self.retention = None if retention is None else RetentionPolicy.checked(retention)
         self.ranking = Ranking(rank_by, mode, cmp)
+        self.deepcopy_on_save, self.deepcopy_on_retrieve = deepcopy_on_save, deepcopy_on_retrieve
         self.repository = None if repository is None else as_repository(repository)
         self._background = BackgroundSaver()
         self._backend: Backend
@@ -715,7 +716,7 @@ class SnapshotManager(Generic[T]):
     # --- moving -----------------------------------------------------------------------------------------------
 
     def save_to_file(self, path: str | os.PathLike[str]) -> None:
-        """Write all snapshots, with their times, tags, order, ranking, limit and retention, to one file.
+        """Write all snapshots, with their times, tags and order, and the arguments of this manager, to one file.
 
         Args:
             path: The file. An existing file is replaced atomically when the new one is complete.
@@ -723,7 +724,15 @@ class SnapshotManager(Generic[T]):
         records = list(self.current_records().by_id.values())
         write_file(
             Path(os.path.expanduser(path)),
-            Exported(self.name, self.max_snapshots, self.retention, self.ranking, self.get_description()),
+            Exported(
+                self.name,
+                self.max_snapshots,
+                self.retention,
+                self.ranking,
+                self.get_description(),
+                self.deepcopy_on_save,
+                self.deepcopy_on_retrieve,
+            ),
             records,
             self._backend.encoded,
         )
@@ -744,6 +753,8 @@ class SnapshotManager(Generic[T]):
         ranking = exported.ranking
         manager = cls(
             name=exported.name,
+            deepcopy_on_save=exported.deepcopy_on_save,
+            deepcopy_on_retrieve=exported.deepcopy_on_retrieve,
             max_snapshots=exported.max_snapshots,
             retention=exported.retention,
             rank_by=ranking.rank_by,

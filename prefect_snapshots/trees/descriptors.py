@@ -26,6 +26,11 @@ FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """Flags to open a file, fail if it is a link, and not block if it has become a pipe."""
 
 
+def flags(kind: int, follow_links: bool) -> int:
+    """Return `DIRECTORY` or `FILE`, or the same flags without the failure if the user wants links to be followed."""
+    return kind & ~os.O_NOFOLLOW if follow_links else kind
+
+
 def resolve(path: str | os.PathLike[str]) -> Path:
     """Return an absolute path without links, like `os.path.realpath`.
 
@@ -76,13 +81,14 @@ def open_directory(path: str | os.PathLike[str], *, create: bool = False) -> int
         os.close(top)
 
 
-def open_below(folder: int, raw: bytes, *, create: bool = False) -> int:
+def open_below(folder: int, raw: bytes, *, create: bool = False, follow_links: bool = False) -> int:
     """Open a directory below another one, following no link.
 
     Args:
         folder: The descriptor of the other one.
         raw: The path relative to it. Empty: the directory itself.
         create: Whether to create missing directories.
+        follow_links: Whether to follow links after all.
     """
     current = os.open(".", DIRECTORY, dir_fd=folder)
     for step in raw.split(b"/") if raw else ():
@@ -90,7 +96,7 @@ def open_below(folder: int, raw: bytes, *, create: bool = False) -> int:
             if create:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(step, dir_fd=current)
-            following = os.open(step, DIRECTORY, dir_fd=current)
+            following = os.open(step, flags(DIRECTORY, follow_links), dir_fd=current)
         finally:
             os.close(current)
         current = following
@@ -124,10 +130,12 @@ class Parents:
 
     Args:
         folder: The descriptor of the folder, which must stay open.
+        follow_links: Whether to follow links on the way.
     """
 
-    def __init__(self, folder: int) -> None:
+    def __init__(self, folder: int, *, follow_links: bool = False) -> None:
         self._folder = folder
+        self._follow = follow_links
         self._raw = b""
         self._file = -1
 
@@ -144,11 +152,8 @@ class Parents:
             return self._folder, name
         if directory != self._raw:
             deeper = self._raw and directory.startswith(self._raw + b"/")
-            file = (
-                open_below(self._file, directory[len(self._raw) + 1 :])
-                if deeper
-                else open_below(self._folder, directory)
-            )
+            start, rest = (self._file, directory[len(self._raw) + 1 :]) if deeper else (self._folder, directory)
+            file = open_below(start, rest, follow_links=self._follow)
             self.close()
             self._raw, self._file = directory, file
         return self._file, name

@@ -22,7 +22,7 @@ from ..errors import InvalidArgument
 from ..repository.chunking import AVERAGE_SIZE, content_defined, content_defined_read, content_defined_stream
 from ..repository.contents import TABLE, Batch, Kept, Writer
 from ..repository.location import Buffer
-from .descriptors import FILE, Parents, open_directory
+from .descriptors import FILE, Parents, flags, open_directory
 from .entries import Entry
 from .scanning import Scan, entry_of, extents_of, state_of, xattrs_of
 from .stored import StoredTree
@@ -179,7 +179,7 @@ class Tree:
         return self._read_all([at for at, entry in enumerate(self.scan.entries) if entry.stored])
 
     def _read_all(self, batch: list[int]) -> list[Buffer]:
-        with Parents(self._root) as parents:
+        with Parents(self._root, follow_links=self.scan.follow_links) as parents:
             if self._exact:
                 return [chunk for at in batch for chunk in self._read(at, _read_small, parents)]
             chunks: list[Buffer] = []
@@ -211,7 +211,7 @@ class Tree:
             kept = writer.put(told(chunks))
             return [kept], int(kept.rows["size"].sum(dtype=np.int64))
 
-        with Parents(self._root) as parents:
+        with Parents(self._root, follow_links=self.scan.follow_links) as parents:
             kept = next(iter(self._read(at, read, parents)), Kept(np.empty(0, TABLE)))
         passed(left)
         return kept
@@ -228,7 +228,7 @@ class Tree:
         try:
             for _ in range(2):
                 parent, name = parents.find(scanned.raw)
-                file = os.open(name, FILE, dir_fd=parent)
+                file = os.open(name, flags(FILE, self.scan.follow_links), dir_fd=parent)
                 try:
                     before = os.fstat(file)
                     if not stat.S_ISREG(before.st_mode):

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +14,7 @@ from typing import Protocol
 import msgspec
 
 from ..errors import InvalidArgument, InvalidName
-from .descriptors import DIRECTORY, FILE, open_directory, opened, path_of
+from .descriptors import DIRECTORY, FILE, flags, open_directory, opened, path_of
 from .entries import Entry, check_path
 from .patterns import Rules, left_out, rules_of
 
@@ -50,7 +50,8 @@ class Directory:
     """A directory to back up, with all attributes that `rsync -aHSX` copies.
 
     Args:
-        path: The path of the directory. If it is a link, it is followed. Links in the directory are backed up as links.
+        path: The path of the directory. If it is a link, it is followed. Links in the directory are backed up as links,
+            unless you pass `follow_links=True`.
         name: The name of the directory in backups. Default: the last part of the path.
         excludes: Patterns of what to exclude, as in `.gitignore`.
         ignore_files: Names of files in the tree that contain such patterns for their directory.
@@ -61,6 +62,11 @@ class Directory:
         exclude_if_present: Names of marker files. The contents of directories with a marker are excluded, except for
             the marker.
         strict: Whether a file that cannot be read makes the backup fail. If False, it is reported and excluded.
+        follow_links: Back up what links lead to instead of the links, also outside the directory. A restore writes
+            files and directories where the links were, and does not change what they lead to. A link to nothing, or to
+            a directory above it, counts as a file that cannot be read.
+        claimed: Places that other sources of the same backup contain, which no link is followed to. Set by
+            `BackupManager`.
 
     A restore does not change excluded files.
 
@@ -79,6 +85,8 @@ class Directory:
     larger_than: int | None = None
     exclude_if_present: Sequence[str] = ()
     strict: bool = True
+    follow_links: bool = False
+    claimed: Sequence[Path] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(os.path.abspath(os.path.expanduser(self.path))))
@@ -109,7 +117,14 @@ Failed = Callable[[str, OSError], None]
 """Called with a path that cannot be read, relative to the directory, and the reason."""
 
 
-def walk(folder: str, selection: FileSelection, failed: Failed) -> Iterator[tuple[str, os.DirEntry[str], int, bool]]:
+def walk(
+    folder: str,
+    selection: FileSelection,
+    failed: Failed,
+    *,
+    follow_links: bool = False,
+    claimed: Collection[Path] = (),
+) -> Iterator[tuple[str, os.DirEntry[str], int, bool]]:
     """Find everything in a folder, directories before their contents.
 
     The contents of excluded directories are skipped. Directories are kept open, and no link is followed, so replacing a
@@ -119,6 +134,8 @@ def walk(folder: str, selection: FileSelection, failed: Failed) -> Iterator[tupl
         folder: The folder, an absolute path without links.
         selection: Which files belong to its tree.
         failed: Called for a directory, or an ignore file, that cannot be read.
+        follow_links: Whether to follow links in the folder after all. A link to a directory above it is a failure.
+        claimed: Files and directories to exclude, wherever a link leads to them.
 
     Yields:
         The path relative to the folder, its entry from `os.scandir`, the descriptor of the directory that contains it,
@@ -130,6 +147,7 @@ def walk(folder: str, selection: FileSelection, failed: Failed) -> Iterator[tupl
         failed("", error)
         return
     device = os.fstat(held[0]).st_dev
+    inodes = {(found.st_dev, found.st_ino) for found in map(_status, claimed) if found is not None}
     waiting: list[tuple[str, str, int, tuple[Rules, ...]]] = [("", ".", 1, rules_of(selection.excludes, 0))]
     try:
         while waiting:
@@ -138,7 +156,10 @@ def walk(folder: str, selection: FileSelection, failed: Failed) -> Iterator[tupl
             while len(held) > depth:
                 os.close(held.pop())
             try:
-                directory = os.open(name, DIRECTORY, dir_fd=held[-1])
+                directory = os.open(name, flags(DIRECTORY, follow_links), dir_fd=held[-1])
+                if follow_links and prefix and any(os.path.sameopenfile(directory, above) for above in held):
+                    os.close(directory)
+                    raise OSError(errno.ELOOP, "because of a link, it contains itself")
                 held.append(directory)
                 if selection.one_file_system and os.fstat(directory).st_dev != device:
                     continue
@@ -148,22 +169,25 @@ def walk(folder: str, selection: FileSelection, failed: Failed) -> Iterator[tupl
                 failed(prefix.rstrip("/"), error)
                 continue
             for entry in entries if selection.ignore_files else ():
-                if entry.name in selection.ignore_files and entry.is_file(follow_symlinks=False):
+                if entry.name in selection.ignore_files and entry.is_file(follow_symlinks=follow_links):
                     try:
-                        patterns = _read(directory, entry.name).decode("utf-8-sig", "surrogateescape")
+                        patterns = _read(directory, entry.name, follow_links=follow_links).decode(
+                            "utf-8-sig", "surrogateescape"
+                        )
                         lines = patterns.replace("\r\n", "\n").replace("\r", "\n").split("\n")
                         rules = (*rules_of(lines, len(prefix)), *rules)
                     except OSError as error:
                         failed(prefix + entry.name, error)
-            marks = [entry.name for entry in entries if _is_mark(directory, entry, selection)]
+            marks = [entry.name for entry in entries if _is_mark(directory, entry, selection, follow_links)]
             for entry in entries:
                 path = prefix + entry.name
-                is_directory = entry.is_dir(follow_symlinks=False)
+                is_directory = entry.is_dir(follow_symlinks=follow_links)
                 if (
                     entry.name.startswith(RESTORING)
                     or (marks and entry.name not in marks)
                     or (rules and left_out(rules, path, entry.name, is_directory))
-                    or (selection.larger_than is not None and _is_larger(entry, selection.larger_than))
+                    or (selection.larger_than is not None and _is_larger(entry, selection.larger_than, follow_links))
+                    or (inodes and _is_one_of(entry, inodes))
                 ):
                     yield path, entry, directory, True
                     continue
@@ -175,31 +199,46 @@ def walk(folder: str, selection: FileSelection, failed: Failed) -> Iterator[tupl
             os.close(directory)
 
 
-def _read(directory: int, name: str, length: int = -1) -> bytes:
-    """Read a file in an open directory, or its beginning. Only regular files are read, and no link is followed."""
-    with open(os.open(name, FILE, dir_fd=directory), "rb") as file:
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:  # there is nothing yet, or it cannot be reached
+        return None
+
+
+def _is_one_of(entry: os.DirEntry[str], inodes: Collection[tuple[int, int]]) -> bool:
+    try:
+        found = entry.stat()
+    except OSError:  # a link to nothing, which the caller notices next
+        return False
+    return (found.st_dev, found.st_ino) in inodes
+
+
+def _read(directory: int, name: str, length: int = -1, *, follow_links: bool) -> bytes:
+    """Read a file in an open directory, or its beginning. Only regular files are read."""
+    with open(os.open(name, flags(FILE, follow_links), dir_fd=directory), "rb") as file:
         return file.read(length) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
 
 
-def _is_mark(directory: int, entry: os.DirEntry[str], selection: FileSelection) -> bool:
+def _is_mark(directory: int, entry: os.DirEntry[str], selection: FileSelection, follow_links: bool) -> bool:
     """Return whether an entry means that the contents of its directory are excluded."""
     if entry.name in selection.exclude_if_present:
-        return entry.is_file(follow_symlinks=False)
-    return selection.exclude_caches and _is_tag(directory, entry)
+        return entry.is_file(follow_symlinks=follow_links)
+    return selection.exclude_caches and _is_tag(directory, entry, follow_links)
 
 
-def _is_tag(directory: int, entry: os.DirEntry[str]) -> bool:
-    if entry.name != _TAG or not entry.is_file(follow_symlinks=False):
+def _is_tag(directory: int, entry: os.DirEntry[str], follow_links: bool) -> bool:
+    if entry.name != _TAG or not entry.is_file(follow_symlinks=follow_links):
         return False
     try:
-        return _read(directory, _TAG, len(_TAG_CONTENT)) == _TAG_CONTENT
+        return _read(directory, _TAG, len(_TAG_CONTENT), follow_links=follow_links) == _TAG_CONTENT
     except OSError:
         return False
 
 
-def _is_larger(entry: os.DirEntry[str], limit: int) -> bool:
+def _is_larger(entry: os.DirEntry[str], limit: int, follow_links: bool) -> bool:
     try:
-        return entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_size > limit
+        return entry.is_file(follow_symlinks=follow_links) and entry.stat(follow_symlinks=follow_links).st_size > limit
     except OSError:  # it was deleted, which the caller notices next
         return False
 
@@ -226,6 +265,7 @@ class Scan:
         vanished: Paths that were deleted during the scan.
         skipped: Paths of sockets and devices, which a tree cannot contain.
         left_out: Paths of everything that is unreadable or skipped. A restore must not treat it as deleted.
+        follow_links: Whether links in the directory were followed.
     """
 
     root: Entry
@@ -236,6 +276,7 @@ class Scan:
     vanished: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     left_out: list[bytes] = field(default_factory=list)
+    follow_links: bool = False
 
     def failed(self, path: str, error: OSError) -> None:
         """Record a path that cannot be read."""
@@ -246,7 +287,15 @@ class Scan:
         self.left_out.append(os.fsencode(path))
 
 
-def scan(root: str, selection: FileSelection, known: KnownFiles | None = None, *, hard_links: bool = True) -> Scan:
+def scan(
+    root: str,
+    selection: FileSelection,
+    known: KnownFiles | None = None,
+    *,
+    hard_links: bool = True,
+    follow_links: bool = False,
+    claimed: Collection[Path] = (),
+) -> Scan:
     """Scan a directory without reading its files.
 
     Args:
@@ -254,6 +303,8 @@ def scan(root: str, selection: FileSelection, known: KnownFiles | None = None, *
         selection: Which files belong to its tree.
         known: An earlier scan, whose entries of unchanged files are used again.
         hard_links: Whether to record hard links as links to the first name of a file. If False, each is a file.
+        follow_links: Whether to record what links in the directory lead to, instead of the links.
+        claimed: With `follow_links`, the files and directories to leave out, wherever a link leads to them.
 
     Raises:
         OSError: The directory itself cannot be read.
@@ -261,14 +312,15 @@ def scan(root: str, selection: FileSelection, known: KnownFiles | None = None, *
     """
     looked = time.time_ns()
     with opened(root) as folder:
-        done = Scan(entry_of(b"", os.fstat(folder), xattrs=xattrs_of(folder)), looked)
+        done = Scan(entry_of(b"", os.fstat(folder), xattrs=xattrs_of(folder)), looked, follow_links=follow_links)
     found: list[tuple[bytes, Entry, int, tuple[int, int] | None]] = []
-    for path, item, directory, is_left_out in walk(root, selection, done.failed):
+    found_here = walk(root, selection, done.failed, follow_links=follow_links, claimed=claimed if follow_links else ())
+    for path, item, directory, is_left_out in found_here:
         if is_left_out:
             continue
         try:
             raw = check_path(os.fsencode(path))
-            status = item.stat(follow_symlinks=False)
+            status = item.stat(follow_symlinks=follow_links)
             number, inode = -1, None
             if stat.S_ISREG(status.st_mode):
                 inode = (status.st_ino, status.st_dev) if status.st_nlink > 1 and hard_links else None
@@ -276,10 +328,10 @@ def scan(root: str, selection: FileSelection, known: KnownFiles | None = None, *
                 entry = entry_of(raw, status) if known is None or number < 0 else known.entries[number]
             elif stat.S_ISLNK(status.st_mode):
                 entry = entry_of(
-                    raw, status, os.readlink(os.fsencode(item.name), dir_fd=directory), _xattrs(directory, item)
+                    raw, status, os.readlink(os.fsencode(item.name), dir_fd=directory), _xattrs(directory, item, False)
                 )
             elif stat.S_ISDIR(status.st_mode) or stat.S_ISFIFO(status.st_mode):
-                entry = entry_of(raw, status, xattrs=_xattrs(directory, item))
+                entry = entry_of(raw, status, xattrs=_xattrs(directory, item, follow_links))
             else:
                 done.skipped.append(path)
                 done.left_out.append(raw)
@@ -289,7 +341,11 @@ def scan(root: str, selection: FileSelection, known: KnownFiles | None = None, *
             done.left_out.append(os.fsencode(path))
             continue
         except OSError as error:
-            done.failed(path, error)
+            if follow_links and item.is_symlink():
+                done.unreadable.append(f"{path}: it is a link to nothing")
+                done.left_out.append(os.fsencode(path))
+            else:
+                done.failed(path, error)
             continue
         found.append((raw, entry, number, inode))
     found.sort(key=_path)
@@ -369,15 +425,15 @@ def extents_of(file: int, status: os.stat_result) -> tuple[tuple[int, int], ...]
     return None if extents == [(0, size)] else tuple(extents)
 
 
-def _xattrs(directory: int, item: os.DirEntry[str]) -> dict[bytes, bytes] | None:
-    return xattrs_of(path_of(directory, os.fsencode(item.name)))
+def _xattrs(directory: int, item: os.DirEntry[str], follow_links: bool) -> dict[bytes, bytes] | None:
+    return xattrs_of(path_of(directory, os.fsencode(item.name)), follow_links)
 
 
-def xattrs_of(where: bytes | int) -> dict[bytes, bytes] | None:
+def xattrs_of(where: bytes | int, follow_links: bool = False) -> dict[bytes, bytes] | None:
     """Return the extended attributes of a file, or of a link itself. None if it has none."""
     if not hasattr(os, "listxattr"):
         return None
-    follow = isinstance(where, int)
+    follow = follow_links or isinstance(where, int)
     try:
         names = os.listxattr(where, follow_symlinks=follow)
         return {os.fsencode(name): os.getxattr(where, name, follow_symlinks=follow) for name in names} or None
