@@ -584,10 +584,25 @@ STATEFUL = """
     def pickles(x):
         import copy
         return copy.copy(origin).x + x  # as pickling does, it leaves `__slotnames__` in the class
+
+    class Seen:
+        seen = []
+        def __call__(self, x):
+            self.seen.append(x)
+            return x
+    see = Seen()
+    def once(x, seen=set(), *, cache={}, step=1):
+        seen.add(x)
+        cache[x] = x
+        return x + step
+    def classes(x):
+        return see(x)
+    def defaults(x):
+        return once(x)
 """
 
 
-@pytest.mark.parametrize("name", ["models", "rolls", "counts", "hits", "pickles"])
+@pytest.mark.parametrize("name", ["models", "rolls", "counts", "hits", "pickles", "classes", "defaults"])
 def test_what_use_changes_does_not_count(load: Callable[..., Any], name: str) -> None:
     function = load(STATEFUL, name)
     before = fingerprint(function)
@@ -606,6 +621,9 @@ def test_what_use_changes_does_not_count(load: Callable[..., Any], name: str) ->
         ("hits", "return self.limit", "return self.limit + 1"),
         ("pickles", "Point(1)", "Point(2)"),
         ("rolls", "plain.random()", "2 * plain.random()"),
+        ("classes", "            return x\n", "            return 2 * x\n"),
+        ("defaults", "seen=set()", "seen={1}"),
+        ("defaults", "step=1", "step=2"),
     ],
 )
 def test_what_matters_beside_it_counts(load: Callable[..., Any], name: str, old: str, new: str) -> None:

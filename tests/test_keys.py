@@ -10,6 +10,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import textwrap
 import threading
 import uuid
 import zoneinfo
@@ -392,3 +393,58 @@ def test_a_pickler_of_exceptions_that_another_package_registers_changes_no_key(m
     before = stable_hash(error)
     monkeypatch.setitem(copyreg.dispatch_table, ValueError, lambda value: (ValueError, (str(object()),)))
     assert stable_hash(error) == before
+
+
+def test_a_worker_of_multiprocessing_has_the_names_and_keys_of_its_script(tmp_path: pathlib.Path) -> None:
+    """There, the module of the script has another name."""
+    (tmp_path / "script.py").write_text(
+        textwrap.dedent("""
+        import dataclasses, enum, multiprocessing, sys, typing
+        import attrs, numpy, pydantic
+        from prefect_snapshots.checkpoints import fingerprint, stable_hash
+        from prefect_snapshots.checkpoints.fingerprint import label
+
+        class Plain:
+            def __init__(self, x): self.x = x
+
+        @dataclasses.dataclass
+        class Fields:
+            x: int
+
+        class Colour(enum.Enum):
+            RED = 1
+
+        class Pair(typing.NamedTuple):
+            x: int
+
+        class Model(pydantic.BaseModel):
+            x: int
+
+        @attrs.define
+        class Attrs:
+            x: int
+
+        class Own(numpy.ndarray):
+            pass
+
+        class Text(str):
+            pass
+
+        SCRIPT = sys.modules[__name__]
+
+        def helper(x): return Plain(x).x
+
+        def work(x): return helper(x), Fields(x), SCRIPT.helper(x)
+
+        def found():
+            items = [Plain(1), Fields(1), Colour.RED, Pair(1), Model(x=1), Attrs(1), numpy.ones(2).view(Own)]
+            items += [Text("x"), Plain, work]
+            return label(work), fingerprint(work), *(stable_hash(item).hex() for item in items)
+
+        if __name__ == "__main__":
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                print(found() == pool.apply(found), len(set(found())))
+        """)
+    )
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("True 12\n", "")

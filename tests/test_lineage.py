@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from prefect import flow, task
 from prefect.context import FlowRunContext
@@ -115,6 +116,71 @@ def test_a_version_records_its_run_its_commit_and_what_the_run_had_read(
     assert copied.get_artifact("classifier").made_by == registry.get_artifact("classifier").made_by
 
 
+def test_snapshots_and_files_are_in_the_lineage(tmp_path: Path) -> None:
+    registry = ArtifactRegistry(tmp_path / "r")
+    snapshots: SnapshotManager[Any] = SnapshotManager(tmp_path / "r", name="training", max_snapshots=2)
+    snapshots.save_snapshot(0, "before")
+    registry.log_artifact("data", "a,b", "text")
+    registry.log_artifact("labels", "c,d", "text")
+    registry.create_release("1", {"labels": 0})
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "x").write_text("x")
+    backup = BackupManager(tmp_path / "r", name="shop", directories=[tmp_path / "data"]).create_backup("first")
+    files = fsspec.filesystem("snapshots", repository=registry.repository)
+
+    @flow
+    def train() -> None:
+        files.ls("artifacts/labels@latest")  # is no reading
+        files.cat("artifacts/data@latest/data.txt")
+        snapshots.save_snapshot(1, "step-1")
+        with files.open("releases/default@1/labels/labels.txt") as opened:
+            opened.read()
+        files.cat(files.find("snapshots/training@step-1")[0])
+        files.cat("backups/shop@latest/data/x")
+        snapshots.clone_snapshot("before", "clone")
+
+    @flow
+    def release() -> None:
+        snapshots.load_snapshot("clone")
+        registry.log_artifact("model", 1)
+
+    train()
+    release()
+    infos = {info.id: info for info in snapshots.list_snapshots()}
+    assert list(infos) == ["clone", "step-1"]
+    first, clone = infos["step-1"].made_by, infos["clone"].made_by
+    assert first is not None
+    assert clone is not None
+    assert first.flow == "train"
+    assert [str(one) for one in first.inputs] == ["default/data:v0"]
+    assert [str(one) for one in clone.inputs] == [
+        *("default/data:v0", "default/labels:v0", "training:step-1", f"shop:{backup.name}", "training:before"),
+    ]
+    snapshots.delete_snapshot("clone")  # what it was made from is still known
+    expected = [
+        (-2, "snapshots", "training", "before"),
+        (-2, "backups", "shop", backup.name),
+        (-2, "snapshots", "training", "step-1"),
+        (-2, "artifacts", "default/labels", "v0"),
+        (-2, "artifacts", "default/data", "v0"),
+        (-1, "snapshots", "training", "clone"),
+    ]
+    assert steps(registry.get_lineage("model")) == expected
+    origins = registry.get_lineage("model", origins_only=True)
+    assert steps(origins) == expected
+    assert origins[-1].made_from == clone.inputs
+    below = [(1, "snapshots", "training", "clone"), (1, "snapshots", "training", "step-1")]
+    assert steps(registry.get_lineage("data")) == [*below, (2, "artifacts", "default/model", "v0")]
+    snapshots.save_to_file(tmp_path / "file")
+    again = SnapshotManager.load_from_file(tmp_path / "file").persist(tmp_path / "other")
+    assert again.list_snapshots()[0].made_by == first
+    stream = registry.repository.stream("snapshots", "training", lambda _: None)
+    forged = {"id": "forged", "made_by": {"flow": 3}}
+    registry.repository.commit(stream, lambda: Draft("put", forged), content=inline(b"", [b"1"]))
+    assert snapshots.list_snapshots()[0].made_by is None
+    assert steps(registry.get_lineage("model")) == expected
+
+
 def test_a_card_says_what_a_version_records(tmp_path: Path) -> None:
     registry = ArtifactRegistry(tmp_path / "r")
     registry.log_artifact("x", 1)
@@ -192,6 +258,7 @@ def test_the_page_of_a_version_links_to_its_origins(tmp_path: Path) -> None:
     flush()
     [page] = artifacts_of("lineage/y", "artifacts")
     assert "#### Made from" in str(page.data)
+    assert "![Lineage: lineage/y v0 from lineage/x v0](data:image/svg+xml;base64," in str(page.data)
     key = "prefect-snapshots-artifacts-lineage-x"
     assert re.search(rf"\[lineage/x\]\(http://[^)]*/artifacts/key/{key}-[0-9a-f]{{4}}\)", str(page.data))
 

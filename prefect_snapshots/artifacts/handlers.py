@@ -329,7 +329,7 @@ def _unlike(value: Any, back: Any, path: str = "") -> str:
     """Return where JSON has changed a value, as a sentence. Empty if it has not."""
     parts: Iterable[tuple[Any, Any, Any]] = ()
     if type(back) is dict and type(value) is dict:
-        changed = value.keys() != back.keys()
+        changed = value.keys() != back.keys() or {*map(type, value)} != {*map(type, back)}
         parts = [] if changed else [(name, part, back[name]) for name, part in value.items()]
     elif type(back) is list:
         changed = type(value) is not list or len(value) != len(back)
@@ -415,40 +415,40 @@ _FREQUENCY = "prefect_snapshots.frequency"
 
 def _dump_parquet(value: Any, allow_pickle: bool, strict: bool = True, **options: Any) -> list[Buffer]:
     file = io.BytesIO()
-    library = type(value).__module__.partition(".")[0]
+    library = _library(value, "a Parquet file")
     if library == "polars" and options.pop("use_pyarrow", False):
         _write_arrow(value.to_arrow(), file, "polars", **options)
     elif library == "polars":
         value.write_parquet(file, **options)
     elif library == "pandas":
         _with_frequency(value).to_parquet(file, **options)
-    elif library == "pyarrow":
-        _write_arrow(value, file, "pyarrow", **options)
     else:
-        raise _not_a_table(value, "a Parquet file")
+        _write_arrow(value, file, "pyarrow", **options)
     if strict:
         _check_table(value, library, "a Parquet file", lambda: _load_parquet(file.getbuffer(), False))
     return [file.getvalue()]
 
 
-def _not_a_table(value: Any, what: str) -> TypeError:
-    return TypeError(
-        f"{what} holds tables of pandas, polars or pyarrow, not {type(value).__name__}. Use the handler 'pytree'."
-    )
+def _library(value: Any, what: str) -> str:
+    """Return the library of a table."""
+    library = type(value).__module__.partition(".")[0]
+    if library not in ("pandas", "polars", "pyarrow") or type(value).__name__ not in ("DataFrame", "Table"):
+        raise TypeError(
+            f"{what} holds tables of pandas, polars or pyarrow, not {type(value).__name__}. Use the handler 'pytree'."
+        )
+    return library
 
 
 def _dump_arrow(value: Any, allow_pickle: bool, strict: bool = True) -> list[Buffer]:
     ipc = require("pyarrow", "arrow").ipc
-    library = type(value).__module__.partition(".")[0]
+    library = _library(value, "an Arrow file")
     file = io.BytesIO()
-    if library == "polars" and hasattr(value, "write_ipc"):
+    if library == "polars":
         value.write_ipc(file)
-    elif library in ("pandas", "pyarrow") and type(value).__name__ in ("DataFrame", "Table"):
+    else:
         table = _marked(value, library) if library == "pyarrow" else _arrow_of(value)
         with ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
-    else:
-        raise _not_a_table(value, "an Arrow file")
     if strict:
         _check_table(value, library, "an Arrow file", lambda: _load_arrow(file.getbuffer(), False))
     return [file.getbuffer()]

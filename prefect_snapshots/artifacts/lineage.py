@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from urllib.parse import unquote
 
-from ..repository.provenance import Origin
+from ..repository.provenance import MadeBy, Origin
+from ..repository.threads import pool
 from .history import KIND, ArtifactHistory, StoredVersion, source_of
 
+SNAPSHOTS = "snapshots"
 _STEPS = 1000
 """The most versions of a lineage: more than anybody reads, and a bound for records that somebody has forged."""
 
@@ -21,6 +25,7 @@ class LineageStep:
             1 for what was made from the version.
         kind, name, version, repository: As for `Origin`.
         flow_run: The name of the flow run that made it, if that is recorded.
+        made_from: What it was made from directly.
     """
 
     distance: int
@@ -29,49 +34,98 @@ class LineageStep:
     version: str
     repository: str | None = None
     flow_run: str | None = None
+    made_from: tuple[Origin, ...] = ()
+
+    @property
+    def origin(self) -> Origin:
+        """The version itself, as others name it in `made_from`."""
+        return Origin(self.kind, self.name, self.version, self.repository)
 
 
 class LineageGraph:
-    """The versions of all artifacts of a repository, and what they were made from.
+    """The versions of the artifacts and the snapshots of a repository, and what they were made from.
+
+    Streams are read when they are needed: to follow a version to its origins takes only the streams of these.
 
     Args:
         repository: The id of the repository.
-        histories: The histories of all artifacts by their label, such as `default/model`.
-        renamed: The label that a label leads to, if the artifact was renamed.
+        labels: The labels of all artifacts, such as `default/model`.
+        history: A function that returns the history of a label.
+        names: All names of snapshots.
+        made: A function that returns what is recorded of the runs that saved the snapshots of a name, by id.
     """
 
-    def __init__(self, repository: str, histories: Mapping[str, ArtifactHistory], renamed: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        repository: str,
+        labels: Iterable[str],
+        history: Callable[[str], ArtifactHistory],
+        names: Iterable[str],
+        made: Callable[[str], Mapping[str, MadeBy]],
+    ) -> None:
         self._repository = repository
-        self._histories = histories
-        self._renamed = renamed
-        self._inputs: dict[Origin, list[Origin]] = {}
-        self._outputs: dict[Origin, list[Origin]] = {}
-        for label, history in histories.items():
-            for version in history.versions.values():
-                one = Origin(KIND, label, version.label)
-                self._inputs[one] = list(dict.fromkeys(map(self._now, self._origins(version))))
-                for each in self._inputs[one]:
-                    self._outputs.setdefault(each, []).append(one)
+        self._labels = set(labels)
+        self._names = set(names)
+        self._history = functools.cache(history)
+        self._made = functools.cache(made)
+
+    def above(self, label: str, version: str) -> list[LineageStep]:
+        """Return what a version was made from: the farthest origin first."""
+        found = _walk(Origin(KIND, label, version), self._inputs)
+        return [self._step(-distance, one) for distance, one in found][::-1]
 
     def around(self, label: str, version: str) -> list[LineageStep]:
         """Return the lineage of a version: the farthest origin first, then what was made from it."""
-        start = Origin(KIND, label, version)
-        above = [self._step(-distance, one) for distance, one in _walk(start, self._inputs)]
-        below = [self._step(distance, one) for distance, one in _walk(start, self._outputs)]
-        return above[::-1] + below
+        network = pool("network")
+        every = [
+            *(
+                Origin(KIND, each, one.label)
+                for each, history in zip(self._labels, network.map(self._history, self._labels), strict=True)
+                for one in history.versions.values()
+            ),
+            *(
+                Origin(SNAPSHOTS, name, snapshot)
+                for name, made in zip(self._names, network.map(self._made, self._names), strict=True)
+                for snapshot in made
+            ),
+        ]
+        outputs: dict[Origin, list[Origin]] = {}
+        for one in sorted(every, key=str):
+            for each in self._inputs(one):
+                outputs.setdefault(each, []).append(one)
+        below = _walk(Origin(KIND, label, version), lambda one: outputs.get(one, ()))
+        return [*self.above(label, version), *(self._step(distance, one) for distance, one in below)]
 
     def _step(self, distance: int, one: Origin) -> LineageStep:
-        number = int(one.version[1:]) if one in self._inputs else None
-        made_by = None if number is None else self._histories[one.name].versions[number].made_by
+        made_by = self._made_by(one)
         flow_run = None if made_by is None else made_by.flow_run
-        return LineageStep(distance, one.kind, one.name, one.version, one.repository, flow_run)
+        inputs = tuple(self._inputs(one))
+        return LineageStep(distance, one.kind, one.name, one.version, one.repository, flow_run, inputs)
+
+    def _inputs(self, one: Origin) -> list[Origin]:
+        if (version := self._version(one)) is not None:
+            return list(dict.fromkeys(map(self._now, self._origins(version))))
+        made_by = self._made_by(one)
+        return [] if made_by is None else list(dict.fromkeys(map(self._now, made_by.inputs)))
+
+    def _made_by(self, one: Origin) -> MadeBy | None:
+        if (version := self._version(one)) is not None:
+            return version.made_by
+        here = one.kind == SNAPSHOTS and one.repository is None and one.name in self._names
+        return self._made(one.name).get(one.version) if here else None
+
+    def _version(self, one: Origin) -> StoredVersion | None:
+        """Return a version of an artifact in this repository."""
+        if one.kind != KIND or one.repository is not None or one.name not in self._labels:
+            return None
+        return next((each for each in self._history(one.name).versions.values() if each.label == one.version), None)
 
     def _origins(self, version: StoredVersion) -> Iterator[Origin]:
         made_by = version.made_by
         yield from () if made_by is None else made_by.inputs
         match source_of(version):
             case {"name": str(name), "snapshot": str(snapshot), "repository": str(there), "url": str(url)}:
-                yield Origin("snapshots", name, snapshot, None if there == self._repository else url)
+                yield Origin(SNAPSHOTS, name, snapshot, None if there == self._repository else url)
             case {
                 "name": str(name),
                 "collection": str(collection),
@@ -84,23 +138,27 @@ class LineageGraph:
     def _now(self, one: Origin) -> Origin:
         """Return a version under the name that its artifact has now."""
         name, seen = one.name, set[str]()
-        while one.kind == KIND and one.repository is None and name in self._renamed and name not in seen:
-            if self._has(name, one.version):
-                break
+        while one.kind == KIND and one.repository is None and name in self._labels and name not in seen:
+            found = replace(one, name=name)
+            renamed_to = self._history(name).renamed_to
+            if renamed_to is None or self._version(found) is not None:
+                return found
             seen.add(name)
-            name = self._renamed[name]
-        return Origin(one.kind, name, one.version, one.repository)
-
-    def _has(self, name: str, version: str) -> bool:
-        history = self._histories.get(name)
-        return history is not None and any(version == each.label for each in history.versions.values())
+            name = "/".join(names_of(renamed_to))
+        return replace(one, name=name)
 
 
-def _walk(start: Origin, edges: Mapping[Origin, list[Origin]]) -> Iterator[tuple[int, Origin]]:
+def names_of(stream: str) -> tuple[str, str]:
+    """Return the collection and the name of an artifact from the name of its stream."""
+    collection, _, name = stream.partition(":")
+    return unquote(collection), name
+
+
+def _walk(start: Origin, edges: Callable[[Origin], Iterable[Origin]]) -> Iterator[tuple[int, Origin]]:
     """Yield what can be reached, with the number of steps, the nearest first."""
     seen, edge, distance = {start}, [start], 0
     while edge and len(seen) < _STEPS:
         distance += 1
-        edge = list(dict.fromkeys(each for one in edge for each in edges.get(one, ()) if each not in seen))
+        edge = list(dict.fromkeys(each for one in edge for each in edges(one) if each not in seen))
         seen.update(edge)
         yield from ((distance, each) for each in edge)

@@ -156,15 +156,23 @@ class ArtifactRegistry(ArtifactManager):
         return sorted(infos, key=lambda info: info.created_at, reverse=True)
 
     def get_lineage(
-        self, name: str, version: VersionLike = None, match: Match = "exact", *, collection: str | None = None
+        self,
+        name: str,
+        version: VersionLike = None,
+        match: Match = "exact",
+        *,
+        collection: str | None = None,
+        origins_only: bool = False,
     ) -> list[LineageStep]:
         """Return what a version was made from, and what was made from it, in this repository.
 
-        Versions that are logged in a flow run record what this run has read before: artifacts, snapshots and restored
-        backups. A version that was promoted records its source.
+        Versions that are logged in a flow run, and snapshots that are saved in one, record what this run has read
+        before: artifacts, snapshots, files of `snapshots://` and restored backups. A version that was promoted records
+        its source.
 
         Args:
             name, version, match, collection: See `ArtifactManager`.
+            origins_only: Only return what the version was made from. This does not read all names of the repository.
 
         Returns:
             The steps, from the farthest origin (a negative distance) to what was made last (a positive one).
@@ -182,7 +190,8 @@ class ArtifactRegistry(ArtifactManager):
             [(-1, 'snapshots', 'step-7')]
         """
         info = self.get_artifact(name, version, match, collection=collection)
-        return self._artifacts.lineage_graph().around(f"{info.collection}/{info.name}", info.version)
+        graph, label = self._artifacts.lineage_graph(), f"{info.collection}/{info.name}"
+        return graph.above(label, info.version) if origins_only else graph.around(label, info.version)
 
     def get_card(
         self, name: str, version: VersionLike = None, match: Match = "exact", *, collection: str | None = None

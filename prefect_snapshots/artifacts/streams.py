@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from urllib.parse import unquote
+from collections.abc import Iterator, Mapping
 
 from ..errors import ArtifactNotFound
 from ..messages import hint
 from ..repository.names import check_name
+from ..repository.provenance import MadeBy, MadeVersions
 from ..repository.renaming import rename
 from ..repository.repository import Repository
 from ..repository.threads import Lock, pool
 from ..repository.tracking import TrackedStream
 from .artifact import Artifact
 from .history import KIND, ArtifactHistory
-from .lineage import LineageGraph
+from .lineage import SNAPSHOTS, LineageGraph, names_of
 from .releases import Releases
 
 
@@ -26,6 +26,7 @@ class Artifacts:
         self._lock = Lock()
         self._opened: dict[tuple[str, str], tuple[Artifact, TrackedStream[ArtifactHistory]]] = {}
         self._releases: dict[str, Releases] = {}
+        self._snapshots: dict[str, TrackedStream[MadeVersions]] = {}
 
     def artifact(self, name: str, collection: str) -> Artifact:
         """Return an artifact, which need not exist yet."""
@@ -48,11 +49,19 @@ class Artifacts:
             return self._releases[key]
 
     def lineage_graph(self) -> LineageGraph:
-        """Return what all versions of the repository were made from."""
-        opened = pool("network").map(lambda names: self._open(names[1], names[0]), self._names())
-        states = {f"{artifact.collection}/{artifact.name}": tracked.refresh() for artifact, tracked in opened}
-        renamed = {label: "/".join(names_of(state.renamed_to)) for label, state in states.items() if state.renamed_to}
-        return LineageGraph(self._repository.id, states, renamed)
+        """Return what the versions of the repository were made from."""
+        labels = {f"{collection}/{name}": (name, collection) for collection, name in self._names()}
+        names = self._repository.names(SNAPSHOTS) if self._repository.exists() else []
+        return LineageGraph(
+            self._repository.id, labels, lambda label: self._open(*labels[label])[1].refresh(), names, self._made
+        )
+
+    def _made(self, name: str) -> Mapping[str, MadeBy]:
+        """Return what is recorded of the runs that saved the snapshots of a name, by id."""
+        with self._lock:
+            if name not in self._snapshots:
+                self._snapshots[name] = TrackedStream(self._repository, SNAPSHOTS, name, MadeVersions())
+        return self._snapshots[name].refresh().made
 
     def _names(self) -> list[tuple[str, str]]:
         """Return the collection and the name of every stream."""
@@ -111,9 +120,3 @@ class Artifacts:
 def _stream_name(collection: str, name: str) -> str:
     """Return the stream name: collection and name, separated by a colon."""
     return f"{collection.replace('%', '%25').replace(':', '%3A')}:{name}"
-
-
-def names_of(stream: str) -> tuple[str, str]:
-    """Return the collection and the name of an artifact from the name of its stream."""
-    collection, _, name = stream.partition(":")
-    return unquote(collection), name

@@ -26,6 +26,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
+from ..values.classes import module_of as named_module
 from .foreign import NoContent, write_foreign
 
 
@@ -186,7 +187,7 @@ class Canon:
         except Exception as error:
             raise Unhashable(f"a {_reference(cls)} has no content that could be compared ({error})") from error
         if isinstance(reduced, str):
-            self.text(b"G", f"{getattr(value, '__module__', '')}:{reduced}")
+            self.text(b"G", f"{named_module(value)}:{reduced}")
             return
         make, arguments, state, items, pairs = (*reduced, *(None,) * 5)[:5]
         self.text(b"R", _reference(make))
@@ -202,9 +203,9 @@ class Canon:
 
 def module_of(value: Any) -> str:
     """Return the module of a class or function. Empty if it names none."""
-    found = getattr(value, "__module__", "")
+    found = named_module(value)
     # In some versions of Python, its classes are in a private submodule.
-    return "" if not isinstance(found, str) else "pathlib" if found.startswith("pathlib.") else found
+    return "pathlib" if found.startswith("pathlib.") else found
 
 
 def _reference(value: Any) -> str:

@@ -41,6 +41,7 @@ from typing import Any, Literal, NamedTuple
 from blake3 import blake3
 
 from ..errors import InvalidArgument, UnfingerprintableFunction
+from ..values.classes import SCRIPT, SCRIPT_MODULES
 from .canonical import Canon, Unhashable, canonical, module_of
 
 
@@ -124,9 +125,9 @@ def label(function: Callable[..., Any]) -> str:
     while isinstance(function, partial):
         function = function.func
     named = function if hasattr(function, "__qualname__") else type(function)
-    module = getattr(named, "__module__", None)
+    module = module_of(named)
     name: str = named.__qualname__
-    return name if module in (None, "__main__", "builtins") else f"{module}.{name}"
+    return name if module in ("", SCRIPT, "builtins") else f"{module}.{name}"
 
 
 def _form(function: Callable[..., Any]) -> tuple[bytes, list[FingerprintPart]]:
@@ -181,9 +182,11 @@ class _Walk:
 
     def called(self, value: Any, methods: Iterable[str]) -> None:
         """Note that methods of an object are called. Calling the object itself is one of them."""
-        if not isinstance(value, types.ModuleType | types.FunctionType):
-            self._called.setdefault(id(value), {"__call__"}).update(methods)
-            self._alive.append(value)
+        if isinstance(value, types.ModuleType | types.FunctionType):
+            return
+        for each in (value,) if isinstance(value, type) else (value, type(value)):
+            self._called.setdefault(id(each), {"__call__"}).update(methods)
+            self._alive.append(each)
 
     # --- objects ------------------------------------------------------------------------------------------------------
 
@@ -200,7 +203,7 @@ class _Walk:
         changed = _changed_by(node)
         start = len(canon.out)
         canon.text(b"S", _source_form(node))
-        canon.sequence(b"D", [value.__defaults__, value.__kwdefaults__])
+        canon.sequence(b"D", _defaults(value, changed))
         self._part(self._inside, "code", "", canon.out[start:])
         for name, cell in zip(code.co_freevars, value.__closure__ or (), strict=True):
             self._name(name, partial(getattr, cell, "cell_contents"), name in changed, canon)
@@ -263,11 +266,12 @@ class _Walk:
                     self._name(name, partial(_itself, part), False, canon)
 
     def module(self, value: types.ModuleType, canon: Canon) -> None:
-        version = _version_of(value.__name__)
-        text = f"{value.__name__} {version or ''}"
+        name = _module_of(value)
+        version = _version_of(name)
+        text = f"{name} {version or ''}"
         canon.text(b"V", text)
-        if version is not None and value.__name__ not in self.parts:
-            self._part(value.__name__, "version", version, text.encode())
+        if version is not None and name not in self.parts:
+            self._part(name, "version", version, text.encode())
 
     # --- what the fingerprint includes --------------------------------------------------------------------------------
 
@@ -622,6 +626,20 @@ def _is_class(node: ast.AST, owner: str, classes: Collection[str]) -> bool:
     return isinstance(node, ast.Attribute) and node.attr == "__class__" and _is_class(node.value, owner, {owner})
 
 
+def _defaults(function: types.FunctionType, changed: Collection[str]) -> list[Any]:
+    """Return the defaults of a function. Of those that it changes, such as `seen=set()`, only the source counts."""
+
+    def plain(name: str, default: Any) -> Any:
+        # What is assigned to a parameter leaves a default as it is, unless that can change itself.
+        return type(default) if name in changed and type(default).__hash__ is None else default
+
+    positional, named, code = function.__defaults__, function.__kwdefaults__, function.__code__
+    if positional is not None:
+        names = code.co_varnames[code.co_argcount - len(positional) : code.co_argcount]
+        positional = tuple(map(plain, names, positional))
+    return [positional, named and {name: plain(name, default) for name, default in named.items()}]
+
+
 def _can_be_found(function: Any) -> bool:
     """Return whether a function is the one in its module under its name, so that the module's version applies."""
     name = getattr(function, "__qualname__", None)
@@ -638,7 +656,7 @@ def _can_be_found(function: Any) -> bool:
 
 def _module_of(value: Any) -> str:
     if isinstance(value, types.ModuleType):
-        return value.__name__
+        return SCRIPT if value.__name__ in SCRIPT_MODULES else value.__name__
     while isinstance(value, partial):
         value = value.func
     return module_of(value) or module_of(type(value))
@@ -659,7 +677,7 @@ def _versioned(value: Any) -> str:
 def _version_of(module: str) -> str | None:
     """Return the version of a module's code, or None if the code can change without a new version."""
     root = module.partition(".")[0]
-    if root == "__main__":
+    if root == SCRIPT:
         return None
     if not root or root == "builtins" or root in sys.stdlib_module_names:
         return "Python"  # not its version: a new minor version is no reason to compute everything again

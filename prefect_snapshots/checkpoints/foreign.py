@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..values.arrays import NotAtHand
+from ..values.classes import module_of
 from ..values.tensors import take_apart
 
 
@@ -52,7 +53,7 @@ def _start(canon: CanonicalWriter, value: Any, *parts: Any) -> None:
 
 
 def _class(canon: CanonicalWriter, cls: type) -> None:
-    canon.text(b"C", f"{cls.__module__}:{cls.__qualname__}")
+    canon.text(b"C", f"{module_of(cls)}:{cls.__qualname__}")
 
 
 def _jax(canon: CanonicalWriter, value: Any) -> bool:
@@ -73,7 +74,7 @@ def _torch(canon: CanonicalWriter, value: Any) -> bool:
     if value.is_meta or value.is_nested:
         kind = "nested torch tensor" if value.is_nested else "torch tensor on the meta device"
         raise NoContent(f"a {kind} has no elements to compare")
-    canon.text(b"T", f"{type(value).__module__}:{type(value).__qualname__}|{value.dtype}|{tuple(value.shape)}")
+    canon.text(b"T", f"{module_of(type(value))}:{type(value).__qualname__}|{value.dtype}|{tuple(value.shape)}")
     attributes = {**vars(value), **({"names": value.names} if any(getattr(value, "names", ())) else {})}
     if attributes:
         canon.write(attributes)

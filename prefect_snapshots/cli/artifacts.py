@@ -23,6 +23,7 @@ from .output import (
     count_text,
     deleted,
     fields,
+    made_by_fields,
     printable,
     renamed,
     size_text,
@@ -36,9 +37,6 @@ from .session import Session, SessionArgument, parse_options, parse_value
 
 if TYPE_CHECKING:
     from ..artifacts import ArtifactInfo, ArtifactRegistry, ArtifactVersion
-
-_SHOWN = 5
-"""Inputs that `show` names: they fit on two lines. `lineage` lists all of them."""
 
 app = App(name="artifacts", help="Log, list, download, compare, promote, release and delete versions of artifacts.")
 
@@ -836,7 +834,7 @@ def _view_version(document: dict[str, Any]) -> Iterator[str]:
             "what": document["handler"] or "files",
             "size": f"{size_text(document['size'])}, {size_text(document['written'])} of it written",
             "from": f"{origin} of {source.get('name')} in {source.get('url')}" if origin else "",
-            **_made_by(document["made_by"]),
+            **made_by_fields(document["made_by"]),
             "needs": ", ".join(f"{package} {version}" for package, version in document["environment"].items()),
         }
     )
@@ -848,18 +846,6 @@ def _view_version(document: dict[str, Any]) -> Iterator[str]:
         yield from map(printable, document["description"].splitlines())
     yield ""
     yield from table(columns("file", ">size"), [(file["path"], size_text(file["size"])) for file in document["files"]])
-
-
-def _made_by(made_by: dict[str, Any] | None) -> dict[str, str]:
-    if made_by is None:
-        return {}
-    git, inputs = made_by["git"], made_by["inputs"]
-    more = f" and {len(inputs) - _SHOWN:,} more" if len(inputs) > _SHOWN else ""
-    return {
-        "flow run": f"{made_by['flow_run']} of {made_by['flow']} ({made_by['flow_run_id']})",
-        "commit": "" if git is None else f"{git['commit'] or 'none'}{' (changed)' if git['dirty'] else ''}",
-        "made from": ", ".join(f"{one['name']}:{one['version']}" for one in inputs[:_SHOWN]) + more,
-    }
 
 
 def _view_lineage(document: dict[str, Any]) -> Iterator[str]:

@@ -27,6 +27,8 @@ PIN = "📌"
 BOLD, RED = "1", "1;31"
 """Styles: the parameters of the escape sequences of ECMA-48."""
 
+_INPUTS = 5
+"""Inputs of a run that are shown of a version: they fit on two lines. `artifacts lineage` lists all of them."""
 _GAP, _INDENT = "  ", "    "
 _SHORTEST = 8
 """Characters that a column keeps when a table is too wide for the terminal: enough to recognise a name by."""
@@ -90,6 +92,19 @@ def view_description(document: dict[str, Any]) -> Iterator[str]:
     """Return the lines that show the description and the tags of a name or a version."""
     yield from fields({"tags": ", ".join(document["tags"]) or "(none)"})
     yield from map(printable, (document["description"] or "(no description)").splitlines())
+
+
+def made_by_fields(made_by: dict[str, Any] | None) -> dict[str, str]:
+    """Return what is shown of the flow run that made a version."""
+    if made_by is None:
+        return {}
+    git, inputs = made_by["git"], made_by["inputs"]
+    more = f" and {len(inputs) - _INPUTS:,} more" if len(inputs) > _INPUTS else ""
+    return {
+        "flow run": f"{made_by['flow_run']} of {made_by['flow']} ({made_by['flow_run_id']})",
+        "commit": "" if git is None else f"{git['commit'] or 'none'}{' (changed)' if git['dirty'] else ''}",
+        "made from": ", ".join(f"{one['name']}:{one['version']}" for one in inputs[:_INPUTS]) + more,
+    }
 
 
 def as_json(document: Any) -> str:

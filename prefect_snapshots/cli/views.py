@@ -10,6 +10,7 @@ from .output import (
     OutputColumn,
     count_text,
     fields,
+    made_by_fields,
     printable,
     shortened,
     size_text,
@@ -109,6 +110,7 @@ def snapshot(document: Document) -> Iterator[str]:
             "saved": f"{time_text(document['created_at'])} (local)",
             "tags": ", ".join(document["tags"]),
             "size": f"{size_text(document['size'])}, {size_text(document['written'])} of it written",
+            **made_by_fields(document["made_by"]),
         }
     )
     if metadata:

@@ -11,7 +11,23 @@ This package knows nothing about repositories or Prefect.
 from __future__ import annotations
 
 from .markdown import code, escape, markdown
-from .model import Block, Calendar, Chart, Column, Curves, Day, Document, Facts, Heading, Note, Step, Table, Timeline
+from .model import (
+    Block,
+    Calendar,
+    Chart,
+    Column,
+    Curves,
+    Day,
+    Document,
+    Facts,
+    Graph,
+    Heading,
+    Note,
+    Place,
+    Step,
+    Table,
+    Timeline,
+)
 from .page import html_fragment, html_page
 from .texts import Link
 
@@ -24,9 +40,11 @@ __all__ = [
     "Day",
     "Document",
     "Facts",
+    "Graph",
     "Heading",
     "Link",
     "Note",
+    "Place",
     "Step",
     "Table",
     "Timeline",

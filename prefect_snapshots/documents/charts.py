@@ -14,7 +14,7 @@ from html import escape
 
 from typing_extensions import TypeIs
 
-from .model import Calendar, Chart, Curves, Day, Drawing
+from .model import Calendar, Chart, Curves, Day, Drawing, Graph, Place
 from .texts import Kind, count_text, text_of
 
 LIGHT = {
@@ -61,6 +61,8 @@ svg.chart .going{fill:none;stroke:var(--data);stroke-width:1.5}
 svg.chart .none{fill:var(--rule)}
 svg.chart .hole{fill:var(--card)}
 svg.chart .best{fill:var(--best);stroke:var(--card);stroke-width:2}
+svg.chart .node{fill:var(--card);stroke:var(--soft)}
+svg.chart .edge{fill:none;stroke:var(--data);stroke-width:1.5}
 svg.chart text.best{font-weight:600;stroke:none}
 svg.chart text.title{font-weight:600;fill:var(--ink)}
 """
@@ -77,6 +79,12 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 22, 26
 _CELL = 15
 _LINE = 18
 """The height of a row of names below a comparison: that of a line of text, and a gap."""
+_ACROSS = 3
+"""Nodes side by side in a graph: more would leave too little space for their names."""
+_NODE = 42
+"""The height of a node of a graph, for two lines of text."""
+_BETWEEN = 30
+"""The space for edges between two rows of a graph."""
 _WEEKS = 26
 _POINTS = 200
 """The most points of a line. If there are more, only the extremes of equal parts are drawn."""
@@ -120,6 +128,9 @@ def describe(block: Drawing) -> str:
     if isinstance(block, Curves):
         lines = (f"{name} {endpoints(points, block.kind)}" for name, points in block.curves.items())
         return f"{block.title} by {block.across}: {'; '.join(lines)}"
+    if isinstance(block, Graph):
+        nodes = (tuple(" ".join(block.layers[layer][at]) for layer, at in edge) for edge in block.edges)
+        return f"{block.title}: {'; '.join(f'{result} from {origin}' for origin, result in nodes)}"
     there = [value for value in block.values if _finite(value)]
     if not there:
         return f"{block.title}: no values"
@@ -164,6 +175,9 @@ def sparkline(values: Sequence[float | None]) -> str:
 def _height(block: Drawing) -> int:
     if isinstance(block, Curves):
         return _HEIGHT + _LINE * math.ceil(len(block.curves) / 2)
+    if isinstance(block, Graph):
+        rows = sum(math.ceil(len(layer) / _ACROSS) for layer in block.layers)
+        return rows * (_NODE + _BETWEEN) - _BETWEEN + 8
     return _HEIGHT if isinstance(block, Chart) else 7 * _CELL + 48
 
 
@@ -175,6 +189,8 @@ def _shapes(block: Drawing) -> str:
             return "".join(_curves(block))
         case Calendar():
             return "".join(_calendar(block))
+        case Graph():
+            return "".join(_graph(block))
 
 
 def _chart(chart: Chart) -> Iterator[str]:
@@ -243,6 +259,31 @@ def _curves(block: Curves) -> Iterator[str]:
         left, top = 8 + at % 2 * WIDTH / 2, _HEIGHT + 6 + at // 2 * _LINE
         yield f'<line class="line" style="{style}" x1="{left}" x2="{left + 28}" y1="{top}" y2="{top}"/>'
         yield f'<text x="{left + 36}" y="{top + 4}">{_text(_cut(name))}</text>'
+
+
+def _graph(graph: Graph) -> Iterator[str]:
+    places: dict[Place, tuple[float, float]] = {}
+    row = 0
+    for layer, nodes in enumerate(graph.layers):
+        for first in range(0, len(nodes), _ACROSS):
+            beside = range(first, min(first + _ACROSS, len(nodes)))
+            for at in beside:
+                x = WIDTH * (at - first + 0.5) / len(beside)
+                places[layer, at] = x, 4 + row * (_NODE + _BETWEEN)
+            row += 1
+    for origin, result in graph.edges:
+        (x, y), (to_x, to_y) = places[origin], places[result]
+        y += _NODE
+        half = (to_y - y) / 2
+        yield f'<path class="edge" d="M{x:.1f} {y}C{x:.1f} {y + half} {to_x:.1f} {to_y - half} {to_x:.1f} {to_y}"/>'
+        yield f'<path class="data" d="M{to_x:.1f} {to_y}l-4 -7h8z"/>'
+    wide = WIDTH / _ACROSS - 10
+    for (layer, at), (x, y) in places.items():
+        name, about = graph.layers[layer][at]
+        yield f'<rect class="node" x="{x - wide / 2:.1f}" y="{y}" width="{wide:.1f}" height="{_NODE}" rx="6"/>'
+        title = ' class="title"' if (layer, at) == graph.marked else ""
+        for text, down in ((name, 17), (about, 33)):
+            yield f'<text{title} x="{x:.1f}" y="{y + down}" text-anchor="middle">{_text(_cut(text, 20))}</text>'
 
 
 def _scale(least: float, most: float) -> tuple[Callable[[float], float], list[float]]:
@@ -326,8 +367,8 @@ def _text(text: str) -> str:
     return escape(text_of(text, "text"))
 
 
-def _cut(label: str) -> str:
-    return label if len(label) <= 24 else f"{label[:23]}…"
+def _cut(label: str, most: int = 24) -> str:
+    return label if len(label) <= most else f"{label[: most - 1]}…"
 
 
 def _thinned(values: Sequence[float | None]) -> list[int]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from .charts import describe, image, sparkline
-from .model import Block, Calendar, Chart, Column, Curves, Document, Facts, Heading, Note, Table, Timeline
+from .model import Block, Calendar, Chart, Column, Curves, Document, Facts, Graph, Heading, Note, Table, Timeline
 from .texts import Kind, Link, Value, is_numeric, shown_text, text_of
 
 _SAFE_URL = re.compile(r"(?:https?://[\w.:-]+)?/[\w./~%-]*")
@@ -65,7 +65,7 @@ def _lines(block: Block, images: bool) -> Iterator[str]:
         case Curves(title, curves=curves) if not images:
             for name, points in curves.items():
                 yield f"{escape(title)} {code(name)} `{sparkline([value for _, value in points])}`  "
-        case Chart() | Curves() | Calendar() if images:
+        case Chart() | Curves() | Calendar() | Graph() if images:
             encoded = base64.b64encode(image(block).encode()).decode()
             yield f"![{escape(describe(block))}](data:image/svg+xml;base64,{encoded})"
 

@@ -13,6 +13,10 @@ Day = Literal["kept", "pinned", "going", "failed"]
 """The state of a day in a calendar. If several apply, it is the best one."""
 
 
+Place = tuple[int, int]
+"""A node of a graph: the numbers of its layer, and of its place in the layer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column of a table, and the kind of its values."""
@@ -98,6 +102,23 @@ class Calendar:
 
 
 @dataclass(frozen=True, slots=True)
+class Graph:
+    """What was made from what, from the top to the bottom.
+
+    Attributes:
+        title: What it shows.
+        layers: The nodes of each layer: a name, and what is written below it.
+        edges: Pairs of nodes, from origin to result, each with the numbers of its layer and of its place in the layer.
+        marked: The node that the graph is about.
+    """
+
+    title: str
+    layers: tuple[tuple[tuple[str, str], ...], ...]
+    edges: tuple[tuple[Place, Place], ...]
+    marked: Place
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """Something that happened: when (UTC), what, and details."""
 
@@ -123,7 +144,7 @@ class Note:
     text: str
 
 
-Drawing = Chart | Curves | Calendar
+Drawing = Chart | Curves | Calendar | Graph
 Block = Heading | Facts | Table | Drawing | Timeline | Note
 
 

@@ -14,6 +14,7 @@ from ..errors import IntegrityError, PathNotFound, ReadOnlyRepository
 from ..messages import logger
 from ..repository.choosing import RepositoryLike, as_repository, selected_repository
 from ..repository.passwords import Password
+from ..repository.provenance import note_input
 from ..repository.repository import DEFAULT_URL, SETTING, Repository
 from .contained import Contained, RepositoryFiles, described, leave_out, reader_of
 
@@ -219,7 +220,11 @@ class SnapshotsFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
         if mode != "rb":
             self._refuse()
         found = self.files.find(path)
-        return VerifiedFile(self, found, block_size, cache_type, cache_options)
+        opened = VerifiedFile(self, found, block_size, cache_type, cache_options)
+        if found.version is not None and found.version.origin is not None:
+            inside = found.path.partition("@")[2].partition("/")[2]
+            note_input(self.files.repository, *found.version.origin(inside))
+        return opened
 
     # --- writing: nothing ------------------------------------------------------------------------------------------
 

@@ -12,8 +12,8 @@ from ..artifacts import ArtifactRegistry
 from ..artifacts.history import KIND as ARTIFACTS
 from ..artifacts.history import is_time
 from ..artifacts.infos import ArtifactInfo, Release
+from ..artifacts.lineage import names_of
 from ..artifacts.releases import KIND as RELEASES
-from ..artifacts.streams import names_of
 from ..backups.history import KIND as BACKUPS
 from ..backups.history import BackupHistory
 from ..backups.records import Backup
@@ -52,6 +52,8 @@ class Version:
         open: A function that opens its files.
         aliases: Other names of it that may move to another version.
         refusal: Why its files must not be read. None: they may.
+        origin: A function that returns the kind, the name and the version that a file belongs to, from its path within
+            this version. They are what flow runs record.
     """
 
     key: str
@@ -60,6 +62,7 @@ class Version:
     open: Callable[[], FileTree]
     aliases: tuple[str, ...] = ()
     refusal: str | None = None
+    origin: Callable[[str], tuple[str, str, str]] | None = None
 
 
 class KindFiles(Protocol):
@@ -118,7 +121,13 @@ class SnapshotFiles:
         return self._opened[name]
 
     def _version(self, backend: Durable, record: Record) -> Version:
-        return Version(component(record.id), record.timestamp, record.size, partial(self._open, backend, record))
+        return Version(
+            component(record.id),
+            record.timestamp,
+            record.size,
+            partial(self._open, backend, record),
+            origin=lambda _: (SNAPSHOTS, backend.name, record.id),
+        )
 
     def _open(self, backend: Durable, record: Record) -> FileTree:
         with damage_of(backend.label(record)):
@@ -158,7 +167,13 @@ class ArtifactFiles:
                 "version."
             )
         return Version(
-            info.version, info.created_at, info.size, partial(self._open, info), tuple(info.aliases), refusal
+            info.version,
+            info.created_at,
+            info.size,
+            partial(self._open, info),
+            tuple(info.aliases),
+            refusal,
+            lambda _: (ARTIFACTS, f"{info.collection}/{info.name}", info.version),
         )
 
     def _open(self, info: ArtifactInfo) -> FileTree:
@@ -188,7 +203,13 @@ class ReleaseFiles:
         return self._version(self._registry.find_release(tag, "asof", collection=decoded(name)))
 
     def _version(self, release: Release) -> Version:
-        return Version(component(release.tag), release.created_at, 0, partial(self._open, release))
+        names = {component(name): name for name in release.artifacts}
+
+        def origin(path: str) -> tuple[str, str, str]:
+            name = names[path.partition("/")[0]]
+            return ARTIFACTS, f"{release.collection}/{name}", release.artifacts[name]
+
+        return Version(component(release.tag), release.created_at, 0, partial(self._open, release), origin=origin)
 
     def _open(self, release: Release) -> FileTree:
         def opened(name: str, version: str) -> FileTree:
@@ -246,7 +267,13 @@ class BackupFiles:
 
     def _version(self, history: BackupHistory, backup: Backup) -> Version:
         key = component(_key(history.name, backup.name))
-        return Version(key, backup.created_at, backup.size, partial(self._open, history, backup))
+        return Version(
+            key,
+            backup.created_at,
+            backup.size,
+            partial(self._open, history, backup),
+            origin=lambda _: (BACKUPS, history.name, backup.name),
+        )
 
     def _open(self, history: BackupHistory, backup: Backup) -> FileTree:
         with history.opened(backup.name) as (_, archive):

@@ -22,7 +22,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping
-from dataclasses import astuple
 from datetime import datetime
 from types import EllipsisType
 from typing import Any, Literal
@@ -386,10 +385,9 @@ def _leave_page(registry: ArtifactRegistry, version: ArtifactVersion, title: str
 
     def page() -> Document:
         versions = about_artifact(registry, version.name, version.collection, LISTED)
-        # Only what the version itself records: to find what was made from it takes all artifacts of the repository.
-        made_by = registry.get_artifact(version.name, version.version, collection=version.collection).made_by
-        inputs = [] if made_by is None else [LineageStep(-1, *astuple(each)) for each in made_by.inputs]
-        steps = about_lineage(inputs, _page_of, LISTED)
+        info = registry.get_artifact(version.name, version.version, collection=version.collection)
+        lineage = registry.get_lineage(info.name, info.version, collection=info.collection, origins_only=True)
+        steps = about_lineage(info, lineage, _page_of, LISTED)
         return Document(title, (Facts(facts), *steps, Heading(f"All versions of {reporter.name}"), *versions))
 
     return reporter.leave_page(page, about)

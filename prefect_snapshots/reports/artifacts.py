@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ..artifacts import ArtifactInfo, ArtifactRegistry, LineageStep, Release
 from ..artifacts.history import Move
-from ..documents import Block, Chart, Column, Facts, Step, Table, Timeline
+from ..documents import Block, Chart, Column, Facts, Graph, Step, Table, Timeline
 from ..documents.texts import Kind, Link, Value, metadata_text
 from ..repository.descriptions import NOTHING
-from ..repository.provenance import MadeBy
+from ..repository.provenance import MadeBy, Origin
 
+_NODES = 20
+"""How many versions the picture of a lineage shows, beside the one that it is about."""
 _DRAWN = 60
 """How many of the latest versions a chart shows: more bars would be thinner than a pixel on a page of Prefect."""
 
@@ -42,15 +44,18 @@ def _made_by(made_by: MadeBy | None) -> dict[str, tuple[Value, Kind]]:
 
 
 def about_lineage(
-    steps: Sequence[LineageStep], link: Callable[[LineageStep], str | None], listed: int
+    info: ArtifactInfo, steps: Sequence[LineageStep], link: Callable[[LineageStep], str | None], listed: int
 ) -> Iterator[Block]:
     """Describe what a version was made from, and what was made from it.
 
     Args:
-        steps: The lineage.
+        info: The version.
+        steps: Its lineage.
         link: A function that returns the URL of the page about a step, or None.
         listed: The most rows of each table.
     """
+    if steps:
+        yield _graph(info, steps)
     columns = Column("step", "number"), Column("kind"), Column("name"), Column("version", "name"), Column("flow run")
     for title, side in ("Made from", -1), ("Used by", 1):
         rows = [step for step in steps if step.distance * side > 0]
@@ -71,6 +76,25 @@ def about_lineage(
             ),
             len(rows),
         )
+
+
+def _graph(info: ArtifactInfo, steps: Sequence[LineageStep]) -> Graph:
+    """Return the lineage as a picture: of the nearest steps, as many as a page can show."""
+    start = Origin("artifacts", f"{info.collection}/{info.name}", info.version)
+    near = sorted(steps, key=lambda step: abs(step.distance))[:_NODES]
+    made_from = {step.origin: step.made_from for step in near}
+    made_from[start] = tuple(step.origin for step in near if step.distance == -1)
+    distances = sorted({0, *(step.distance for step in near)})
+    layers = [[start] if not at else [step.origin for step in near if step.distance == at] for at in distances]
+    places = {one: (layer, at) for layer, nodes in enumerate(layers) for at, one in enumerate(nodes)}
+    edges = [
+        (places[origin], place)
+        for one, place in places.items()
+        for origin in made_from[one]
+        if origin in places and places[origin][0] < place[0]
+    ]
+    nodes = tuple(tuple((one.name, one.version) for one in layer) for layer in layers)
+    return Graph("Lineage", nodes, tuple(edges), places[start])
 
 
 def about_artifact(registry: ArtifactRegistry, name: str, collection: str, listed: int) -> Iterator[Block]:

@@ -7,13 +7,16 @@ has imported it. Parameters, environment variables and options of storages are n
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from .catalog import RENAMED, Event
 from .origin import Git, git_state
 from .threads import Lock
 
@@ -138,6 +141,27 @@ def read_made_by(body: dict[str, Any]) -> MadeBy | None:
     """
     found = body.get(MADE_BY)
     return None if found is None else msgspec.convert(found, MadeBy)
+
+
+class MadeVersions:
+    """What the events of a stream of any kind say of the runs that made its versions. Deleted versions count, too."""
+
+    def __init__(self, made: Mapping[str, MadeBy] | None = None) -> None:
+        self.made: dict[str, MadeBy] = dict(made or {})
+
+    def copy(self) -> MadeVersions:
+        """Return a copy that is independent of later events."""
+        return MadeVersions(self.made)
+
+    def apply(self, event: Event) -> None:
+        """Apply one event."""
+        if event.kind == RENAMED:
+            self.made.clear()  # they are in the stream of the new name
+        version = event.body.get("id")
+        # Whoever can forge a record could also leave it out.
+        with contextlib.suppress(msgspec.ValidationError):
+            if isinstance(version, str) and (found := read_made_by(event.body)) is not None:
+                self.made[version] = found
 
 
 def _flow_run() -> tuple[Any, Any] | None:

@@ -217,6 +217,11 @@ class Durable:
         self._tracked = TrackedStream(repository, KIND, name, SnapshotRecords(name))
 
     @property
+    def name(self) -> str:
+        """The name of the snapshots."""
+        return self._tracked.name
+
+    @property
     def events(self) -> Sequence[Event]:
         """All events of this name, as of the last refresh."""
         return self._tracked.events

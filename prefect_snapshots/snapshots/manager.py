@@ -24,12 +24,13 @@ from ..repository.descriptions import NOTHING, Description, changes_of, clean_ta
 from ..repository.metadata import clean_metadata
 from ..repository.names import check_name
 from ..repository.progress import Progress
+from ..repository.provenance import made_by, note_input
 from ..repository.repository import Repository
 from ..retention import PINNED, CleanupReport, RetentionItem, RetentionPolicy, RetentionRow
 from ..values import WHOLE, Loading
 from ..values.diff import LeafDifference, diff_contents, diff_values
 from ..values.proving import prove_readable
-from .backends import Backend, Durable, Memory, names_with_snapshots
+from .backends import KIND, Backend, Durable, Memory, names_with_snapshots
 from .background import BackgroundSaver
 from .exported_file import Exported, read_file, write_file
 from .handler import NAME as HANDLER
@@ -257,6 +258,8 @@ class SnapshotManager(Generic[T]):
             SnapshotExists: The new id is taken.
         """
         source = self._record(snapshot_id)
+        if self.repository is not None:
+            note_input(self.repository, KIND, self.name, snapshot_id)
         merged = {**source.metadata, **(metadata or {})}
         request = SaveRequest.of(new_id, merged, list(source.tags) if tags is None else tags)
         draft = self._put_draft(lambda: self.snapshot_of(source).data, request)
@@ -873,6 +876,8 @@ class SnapshotManager(Generic[T]):
     def _put_draft(self, load: Callable[[], Any], request: SaveRequest) -> Callable[[], Draft | None]:
         """Return a function that decides what to commit, called for each attempt. `load` is for the comparison."""
         body = request.body
+        if self.repository is not None and request.time is None:
+            body |= made_by(self.repository)
 
         def draft() -> Draft | None:
             existing = self._backend.state.by_id.get(request.id)

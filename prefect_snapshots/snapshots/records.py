@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Generic, Literal, cast
 
+import msgspec
 from typing_extensions import TypeVar
 
 from ..errors import InvalidArgument, SnapshotNotFound
@@ -18,6 +19,7 @@ from ..repository.catalog import RENAMED, RENAMING, Event
 from ..repository.descriptions import NOTHING, Description
 from ..repository.metadata import finder
 from ..repository.names import check_name
+from ..repository.provenance import MadeBy, read_made_by
 from ..repository.times import from_nanoseconds
 
 T = TypeVar("T", default=Any)
@@ -76,6 +78,8 @@ class SnapshotInfo:
         size: The uncompressed size of the value in bytes. 0 in memory.
         written: The compressed size in bytes of the data that was new in the repository. 0 in memory.
         description: The text that describes it. Empty if there is none.
+        made_by: The flow run that saved it, the commit of its code, and what it had read before. None if it was saved
+            outside of a flow run, or in memory.
     """
 
     id: str
@@ -86,6 +90,7 @@ class SnapshotInfo:
     size: int
     written: int
     description: str = ""
+    made_by: MadeBy | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -133,6 +138,14 @@ class Record:
         return self.event.content.written if self.event.content else 0
 
     @property
+    def made_by(self) -> MadeBy | None:
+        """The flow run that saved it, as it was recorded."""
+        try:
+            return read_made_by(self.event.body)
+        except msgspec.ValidationError:  # whoever can forge a record could also leave it out
+            return None
+
+    @property
     def info(self) -> SnapshotInfo:
         """The public form of this record."""
         return SnapshotInfo(
@@ -144,6 +157,7 @@ class Record:
             self.size,
             self.written,
             self.description,
+            self.made_by,
         )
 
     @property

@@ -12,6 +12,7 @@ from ..repository.catalog import token_from
 from ..repository.descriptions import clean_tags
 from ..repository.metadata import clean_metadata
 from ..repository.names import check_name
+from ..repository.provenance import MADE_BY
 from .records import Record
 
 
@@ -29,6 +30,7 @@ class SaveRequest:
         pinned: Whether it is pinned from the beginning.
         named: Whether the caller chose the id.
         description: The text that describes it.
+        made_by: For a snapshot that is saved again, what it records of the flow run that made it.
     """
 
     id: str
@@ -40,6 +42,7 @@ class SaveRequest:
     pinned: bool = False
     named: bool = True
     description: str = ""
+    made_by: Mapping[str, Any] | None = None
 
     @classmethod
     def of(
@@ -78,6 +81,7 @@ class SaveRequest:
             time=record.time,
             pinned=record.pinned,
             description=record.description,
+            made_by=record.event.body.get(MADE_BY),
         )
 
     @property
@@ -90,6 +94,8 @@ class SaveRequest:
             body["pinned"] = True
         if self.description:
             body["description"] = self.description
+        if self.made_by:
+            body[MADE_BY] = self.made_by
         return body
 
 

@@ -10,8 +10,17 @@ import importlib
 import sys
 from typing import Any
 
-SCRIPT_MODULES = ("__main__", "__mp_main__")
+SCRIPT = "__main__"
+SCRIPT_MODULES = (SCRIPT, "__mp_main__")
 """The module names of the running script. In a worker of `multiprocessing`, the script of the parent has the second."""
+
+
+def module_of(value: Any) -> str:
+    """Return the module of a class or function, with one name for the running script. Empty if it names none."""
+    found = getattr(value, "__module__", "")
+    if not isinstance(found, str):
+        return ""
+    return SCRIPT if found in SCRIPT_MODULES else found
 
 
 class Unavailable(Exception):

@@ -404,7 +404,7 @@ class _Decoder:
         return found
 
     def _refuse_registered(self, branch: Branch) -> Any:
-        raise Unavailable(f"JAX is needed to build its class {branch.maker}.")
+        raise Unavailable(f"Its class {branch.maker} can only be built by JAX, from a value of the same structure.")
 
 
 def _attributes(node: Any) -> dict[str, Any]:

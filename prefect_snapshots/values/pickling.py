@@ -163,7 +163,9 @@ def dump_joblib(value: Any, **options: Any) -> bytes:
     try:
         joblib.load(file)
     except Exception as error:
-        raise NotReadable(f"It can be pickled, but not unpickled: {error!r}.") from error
+        raise NotReadable(
+            f"joblib could not read what it wrote: {error!r}. Use the handler 'pickle' or 'pytree'."
+        ) from error
     return file.getvalue()
 
 
