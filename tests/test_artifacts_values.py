@@ -202,6 +202,13 @@ def test_what_a_handler_would_change_is_refused(
     assert not registry.exists("x")
 
 
+@pytest.mark.parametrize("handler", ["json", "joblib", "parquet", "arrow", "numpy"])
+def test_an_option_that_a_handler_does_not_take_is_named(registry: ArtifactRegistry, handler: str) -> None:
+    with pytest.raises(InvalidArgument, match=rf"'{handler}' does not take an option that you passed \(fname\)"):
+        value: Any = TABLE if handler in ("parquet", "arrow") else [1] if handler == "json" else np.ones(1)
+        registry.log_artifact("x", value, handler, fname="a.json")
+
+
 def test_changes_can_be_allowed(registry: ArtifactRegistry) -> None:
     registry.log_artifact("x", {1: (2, 3)}, strict=False)
     assert registry.load_artifact("x") == {"1": [2, 3]}

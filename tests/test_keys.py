@@ -6,6 +6,7 @@ import copyreg
 import dataclasses
 import datetime as dt
 import enum
+import functools
 import os
 import pathlib
 import subprocess
@@ -22,6 +23,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import networkx as nx  # type: ignore[import-untyped]
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -448,3 +450,32 @@ def test_a_worker_of_multiprocessing_has_the_names_and_keys_of_its_script(tmp_pa
     )
     done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("True 12\n", "")
+
+
+class Cached:
+    def __init__(self, x: int) -> None:
+        self.x = x
+
+    @functools.cached_property
+    def double(self) -> int:
+        return 2 * self.x
+
+
+def test_a_cached_property_that_was_used_changes_no_key() -> None:
+    used, graph = Cached(1), nx.path_graph(3)
+    assert (used.double, len(graph.adj), len(graph.nodes)) == (2, 3, 3)
+    assert stable_hash(used) == stable_hash(Cached(1)) != stable_hash(Cached(2))
+    assert stable_hash(graph) == stable_hash(nx.path_graph(3)) != stable_hash(nx.path_graph(4))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        torch.nn.UninitializedParameter,
+        lambda: torch.masked.masked_tensor(torch.ones(2), torch.tensor([True, False])),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_tensor_that_cannot_be_read_has_no_key(make: Callable[[], Any]) -> None:
+    with pytest.raises(UnhashableItem, match="item 0: the elements of a torch tensor cannot be read"):
+        stable_hash(make())

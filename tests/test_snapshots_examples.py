@@ -1094,6 +1094,18 @@ def test_a_file_keeps_whether_values_are_copied(tmp_path: Path) -> None:
         assert list(again.persist(tmp_path / f"{on_save}{on_retrieve}")) == ["one", "two"]
 
 
+def test_subclasses_of_strings_are_names_and_keys(tmp_path: Path) -> None:
+    manager: SnapshotManager[Any] = SnapshotManager(tmp_path, name=np.str_("name"))
+    assert manager.save_snapshot(1, np.str_("one"), {np.str_("a"): {np.str_("b"): 1}}, [np.str_("tag")]) == "one"
+    metadata = manager.get_metadata("one")
+    assert (metadata, manager.get_tags("one")) == ({"a": {"b": 1}}, ["tag"])
+    assert {*map(type, (*metadata, *metadata["a"], *manager.get_tags("one")))} == {str}
+    around: list[Any] = []
+    around.append(around)
+    with pytest.raises(InvalidArgument, match="contains itself"):
+        manager.save_snapshot(1, metadata={"a": around})
+
+
 def test_a_pytree_manager_stays_one(tmp_path: Path) -> None:
     manager: PyTreeSnapshotManager[Any] = PyTreeSnapshotManager()
     manager.save_snapshot({"w": 1.0}, "one")

@@ -1608,3 +1608,32 @@ def test_nothing_is_unpickled_but_by_the_gate() -> None:
     ours = [path for path in package.rglob("*.py") if path != gate and path.parent.name != "testing"]
     assert [found for path in ours for found in _pickles(path)] == []
     assert [found for path in (package.parent / "flows").glob("*.py") for found in _pickles(path)] == []
+
+
+def test_a_class_of_a_script_that_got_a_field_is_no_damage(tmp_path: pathlib.Path) -> None:
+    script = tmp_path / "script.py"
+    for fields, wanted in (("a: int", "one"), ("a: int; b: int = 2", "is not a dataclass with the fields a in this")):
+        script.write_text(
+            textwrap.dedent(f"""
+            import dataclasses, sys
+            from prefect_snapshots import SnapshotManager
+            from prefect_snapshots.errors import LeafError
+
+            @dataclasses.dataclass
+            class State:
+                {fields}
+
+            manager = SnapshotManager(sys.argv[1])
+            if not len(manager):
+                print(manager.save_snapshot(State(1), "one"))
+            else:
+                try:
+                    manager["one"].data
+                except LeafError as error:
+                    print(error)
+                print(manager.load_snapshot("one", like=State(3, 4), strict=False))
+            """)
+        )
+        done = subprocess.run([sys.executable, script, tmp_path / "r"], capture_output=True, text=True, check=True)
+        assert wanted in done.stdout
+    assert done.stdout.endswith("Pass like=, or choose other leaves with leaves=.\nState(a=1, b=4)\n")

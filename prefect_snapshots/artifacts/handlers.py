@@ -196,6 +196,11 @@ def write_value(name: str, value: Any, *, allow_pickle: bool, options: Mapping[s
     except SnapshotsError:
         raise
     except Exception as error:  # runs code of any class
+        if options and isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
+            raise InvalidArgument(
+                f"The handler {name!r} does not take an option that you passed ({', '.join(options)}): {error}. "
+                "Nothing was saved. Correct the option, or leave it out."
+            ) from error
         where = _leaf_of(value) if allow_pickle and name in ("pickle", "joblib") else ""
         raise UnserialisableValue(
             f"The handler {name!r} cannot write this {type(value).__name__}, and nothing was saved: {where}{error}"

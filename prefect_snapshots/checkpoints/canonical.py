@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copyreg
 import datetime as dt
+import functools
 import struct
 import types
 import zoneinfo
@@ -193,7 +194,11 @@ class Canon:
         self.text(b"R", _reference(make))
         self.write(arguments)
         if type(state) is dict:
-            kept = {name: part for name, part in state.items() if type(part) is not types.BuiltinMethodType}
+            kept = {
+                name: part
+                for name, part in state.items()
+                if type(part) is not types.BuiltinMethodType and not _is_cached(cls, name)
+            }
             self.write(kept or None)  # an exception has an empty state once somebody asked for it
         else:
             self.write(state)
@@ -210,6 +215,12 @@ def module_of(value: Any) -> str:
 
 def _reference(value: Any) -> str:
     return f"{module_of(value)}:{getattr(value, '__qualname__', type(value).__qualname__)}"
+
+
+def _is_cached(cls: type, name: Any) -> bool:
+    """Return whether an attribute is a cached property, which follows from the others and appears by use."""
+    found = next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
+    return isinstance(found, functools.cached_property)
 
 
 def _bound_to(value: Any) -> bool:

@@ -74,12 +74,16 @@ def _torch(canon: CanonicalWriter, value: Any) -> bool:
     if value.is_meta or value.is_nested:
         kind = "nested torch tensor" if value.is_nested else "torch tensor on the meta device"
         raise NoContent(f"a {kind} has no elements to compare")
-    canon.text(b"T", f"{module_of(type(value))}:{type(value).__qualname__}|{value.dtype}|{tuple(value.shape)}")
+    try:
+        shape = tuple(value.shape)
+    except RuntimeError as error:  # it has not been initialised
+        raise NoContent(f"the elements of a torch tensor cannot be read ({error})") from error
+    canon.text(b"T", f"{module_of(type(value))}:{type(value).__qualname__}|{value.dtype}|{shape}")
     attributes = {**vars(value), **({"names": value.names} if any(getattr(value, "names", ())) else {})}
     if attributes:
         canon.write(attributes)
-    tensor = value.detach()
     try:
+        tensor = value.detach()
         if tensor.layout is torch.sparse_coo:
             tensor = tensor.coalesce()
         form, extra, components = take_apart(tensor)
@@ -90,7 +94,7 @@ def _torch(canon: CanonicalWriter, value: Any) -> bool:
             if flat.stride() != (1,):  # a single element is contiguous with any stride
                 flat = flat.clone(memory_format=torch.contiguous_format)
             canon.data(b"D", flat.view(torch.uint8).numpy().data if flat.numel() else b"")
-    except (NotAtHand, RuntimeError) as error:
+    except (NotAtHand, RuntimeError, TypeError) as error:  # a subclass may refuse what others can
         raise NoContent(f"the elements of a torch tensor cannot be read ({error})") from error
     return True
 

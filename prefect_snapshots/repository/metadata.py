@@ -28,13 +28,15 @@ def clean_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     """
     if metadata is not None and not isinstance(metadata, Mapping):
         raise InvalidArgument(f"Metadata must be a dictionary, not {type(metadata).__name__}.")
-    cleaned = {key: clean_value(value, str(key)) for key, value in (metadata or {}).items()}
-    if any(not isinstance(key, str) for key in cleaned):
+    if any(not isinstance(key, str) for key in metadata or ()):
         raise InvalidArgument("Metadata keys must be strings.")
     try:
+        cleaned = {str.__str__(key): clean_value(value, key) for key, value in (metadata or {}).items()}
         size = len(msgspec.msgpack.encode(cleaned))
     except (OverflowError, UnicodeEncodeError) as error:
         raise InvalidArgument(f"Metadata cannot be stored: {error}.") from None
+    except RecursionError:
+        raise InvalidArgument("Metadata cannot be stored: it is nested too deeply, or contains itself.") from None
     if size > METADATA_LIMIT:
         raise InvalidArgument(
             f"Metadata has {size} bytes, more than the limit of {METADATA_LIMIT}. Store large values as data."
@@ -53,7 +55,7 @@ def clean_value(value: Any, path: str) -> Any:
     if isinstance(value, Mapping):
         if any(not isinstance(key, str) for key in value):
             raise InvalidArgument(f"Metadata {path!r} has keys that are not strings.")
-        return {key: clean_value(item, f"{path}.{key}") for key, item in value.items()}
+        return {str.__str__(key): clean_value(item, f"{path}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [clean_value(item, f"{path}[{at}]") for at, item in enumerate(value)]
     if isinstance(value, Enum):

@@ -40,4 +40,4 @@ def check_name(name: str, what: str = "name") -> str:
         raise InvalidName(f"The {what} {shown!r} has an empty, '.' or '..' part, or spaces around it.")
     if "\\" in name:
         raise InvalidName(f"The {what} {shown!r} has a backslash. Use '/'.")
-    return name
+    return str.__str__(name)  # the encoder knows no subclass, such as that of NumPy

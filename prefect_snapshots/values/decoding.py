@@ -238,6 +238,11 @@ _Wanted = tuple[Any, _Target | None]
 """A leaf, and the target for its array; None for the same library as before."""
 
 
+def _other_fields(name: str, expected: tuple[Kind, tuple[str, ...]]) -> Unavailable:
+    kind, fields = expected[0].name, ", ".join(expected[1])
+    return Unavailable(f"Its class {name!r} is not a {kind} with the fields {fields} in this process.")
+
+
 class _Decoder:
     def __init__(self, manifest: bytes, body: BodyReader, allow_pickle: bool) -> None:
         stored = parse(manifest)
@@ -377,7 +382,10 @@ class _Decoder:
             name, by_value = (entry, None) if type(entry) is str else entry
             found = self._find_by_name(name, expected, by_value is None)
             self._classes[number] = found or self._find_by_value(branch, name, by_value)
-        if record_of(self._classes[number]) != expected:
+        if (found_record := record_of(self._classes[number])) != expected:
+            if found_record is not None and type(self._entries[number]) is not str:
+                # It was stored by value, and the script that is running now has another class of its name.
+                raise _other_fields(self._entries[number][0], expected)
             raise ValueError(f"class {number} is not a {branch.kind.name} with the fields {branch.names}")
         return self._classes[number]
 
@@ -386,10 +394,7 @@ class _Decoder:
             found = find_class(name, importing=self._allow_pickle and required)
             if record_of(found) == expected:
                 return found
-            fields = ", ".join(expected[1])
-            raise Unavailable(
-                f"Its class {name!r} is not a {expected[0].name} with the fields {fields} in this process."
-            )
+            raise _other_fields(name, expected)
         except Unavailable:
             if required:
                 raise
