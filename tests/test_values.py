@@ -1637,3 +1637,16 @@ def test_a_class_of_a_script_that_got_a_field_is_no_damage(tmp_path: pathlib.Pat
         done = subprocess.run([sys.executable, script, tmp_path / "r"], capture_output=True, text=True, check=True)
         assert wanted in done.stdout
     assert done.stdout.endswith("Pass like=, or choose other leaves with leaves=.\nState(a=1, b=4)\n")
+
+
+def test_loading_leaves_an_enum_of_the_program_as_it_is() -> None:
+    class Colour(enum.Enum):
+        RED = 1
+
+        def shade(self) -> str:
+            return "old"
+
+    kept = encode({"c": [Colour.RED], "opaque": Opaque(Colour.RED)})
+    Colour.shade = lambda self: "new"  # type: ignore[method-assign]
+    decode(kept.manifest, MemoryBody(b"".join(kept.buffers)), allow_pickle=True)
+    assert Colour.RED.shade() == "new"

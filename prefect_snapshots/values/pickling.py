@@ -16,6 +16,7 @@ import platform
 import sys
 import types
 from collections.abc import Callable, Sequence
+from enum import EnumMeta
 from functools import partial
 from typing import Any
 
@@ -331,6 +332,8 @@ class _Unpickler(pickle.Unpickler):
         found = super().find_class(module, name)
         if found is _by_value._make_skeleton_class:
             return self._skeleton
+        if found is _by_value._make_skeleton_enum:
+            return self._enum_skeleton
         return self._set_state if found is _by_value._class_setstate else found
 
     def _skeleton(self, kind: Any, name: str, bases: Any, options: dict[str, Any], tracked: str, extra: Any) -> type:
@@ -341,6 +344,20 @@ class _Unpickler(pickle.Unpickler):
             self._live.add(live)
             return live
         made: type = _by_value._make_skeleton_class(kind, name, bases, options, tracked, extra)
+        return made
+
+    def _enum_skeleton(
+        self, bases: Any, name: str, qualname: str, members: dict[str, Any], module: str, tracked: str, extra: Any
+    ) -> type:
+        live = _by_value._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracked)
+        if live is None and module in SCRIPT_MODULES:
+            found = look_up(f"__main__:{qualname}")
+            here = {each: one.value for each, one in getattr(found, "__members__", {}).items()}
+            live = found if all(each in here and here[each] == value for each, value in members.items()) else None
+        if isinstance(live, EnumMeta):
+            self._live.add(live)
+            return live
+        made: type = _by_value._make_skeleton_enum(bases, name, qualname, members, module, tracked, extra)
         return made
 
     def _set_state(self, cls: type, state: Any) -> type:
