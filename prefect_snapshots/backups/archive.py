@@ -6,13 +6,14 @@ A commit calls `store` to store a backup; `Archive` reads one. Every byte is ver
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import BackupFailed, DamagedVersion, IntegrityError, InvalidArgument
+from ..messages import logger
 from ..repository import deltas
 from ..repository.contents import Batch, ContentReader, Item, Kept, Stored, Writer
 from ..trees.entries import Entry, check_path
@@ -20,9 +21,10 @@ from ..trees.file_reading import PreviousTree
 from ..trees.restoring import write_tree
 from ..trees.scanning import Directory
 from ..trees.stored import StoredTree
+from .changed_files import EarlierChunks, EarlierDamaged
 from .directories import DirectoryReader, SourceSummary
 from .manifest import DIRECTORY, BackupPart, decode_manifest, encode_manifest
-from .sources import Database, DumpNote
+from .sources import ChangedFile, Database, Dump, DumpNote, DumpsChanges, DumpSince
 
 _VERIFIED = 16 * 1024 * 1024
 """Bytes to verify at once: enough to read many chunks together, and little memory."""
@@ -78,7 +80,7 @@ def store(
                 notes: list[DumpNote] = []
                 finishing.append(partial(_finish, part, sketches, notes))
                 known = (archive._of_database(part) for archive in previous)
-                yield from _dumped(source, part, sketches, notes, next(filter(None, known), None), passed)
+                yield from _dumped(source, part, sketches, notes, next(filter(None, known), None), writer, passed)
         for body, _ in joined:
             yield body
 
@@ -92,8 +94,12 @@ def store(
         return encode([*own, *others], summaries)
 
     writer.read_soon = False
-    with closing(chunks()) as given:
-        return writer.store_cut(manifest, given), summaries
+    try:
+        with closing(chunks()) as given:
+            return writer.store_cut(manifest, given), summaries
+    except EarlierDamaged as error:
+        logger.warning("Everything is read again, because the last backup cannot be read: %s", error)
+        return store(writer, sources, (), passed, prefix=prefix, joined=joined, encode=encode)
 
 
 def _dumped(
@@ -101,12 +107,21 @@ def _dumped(
     part: BackupPart,
     sketches: list[deltas.Sketch],
     notes: list[DumpNote],
-    previous: deltas.PreviousChunks | None,
+    earlier: PartReader | None,
+    writer: Writer,
     passed: Callable[[int], None],
-) -> Iterator[Batch]:
+) -> Iterator[Kept | Batch]:
     """Yield the chunks of a dump, each with similar chunks of the previous dump. Adds the files to the part."""
     folders: set[bytes] = set()
-    with source.dump() as dump:
+    previous = earlier.previous_chunks() if earlier else None
+    unchanged = None
+    dumping: AbstractContextManager[Dump | DumpSince]
+    if earlier is not None and previous is not None and isinstance(source, DumpsChanges):
+        unchanged = EarlierChunks(earlier, earlier.part.sketches, earlier.reader, writer)
+        dumping = source.dump_since(earlier)
+    else:
+        dumping = source.dump()
+    with dumping as dump:
         for file in dump.files:
             raw = check_path(file.path.encode())
             steps = raw.split(b"/")
@@ -116,7 +131,14 @@ def _dumped(
                     folders.add(folder)
                     part.entries.append(Entry(folder, 0o40700))
             size = 0
-            for length, batch in deltas.similar_stream(file.pieces, previous, sketches):
+            cut: Iterator[tuple[int, Kept | Batch]]
+            if isinstance(file, ChangedFile):
+                assert unchanged is not None
+                assert previous is not None
+                cut = unchanged.chunks(file, previous, sketches)
+            else:
+                cut = deltas.similar_stream(file.pieces, previous, sketches)
+            for length, batch in cut:
                 size += length
                 passed(length)
                 yield batch
@@ -206,10 +228,10 @@ class Archive:
                 return PreviousTree(part, self._content.table, part.part.looked, writer)
         return None
 
-    def _of_database(self, wanted: BackupPart) -> deltas.PreviousChunks | None:
+    def _of_database(self, wanted: BackupPart) -> PartReader | None:
         for part in self.parts:
             if (part.name, part.kind) == (wanted.name, wanted.kind) and self._content.inline is None:
-                return part.previous_chunks()
+                return part
         return None
 
 

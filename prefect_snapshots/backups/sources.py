@@ -21,6 +21,24 @@ class DumpFile:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangedFile:
+    """One file of a dump that contains only what has changed since an earlier dump.
+
+    Attributes:
+        path: Its path within both dumps.
+        size: Its size in bytes now.
+        kept: What is not in `changes` is unchanged up to this position. Behind it, and behind the end of the earlier
+            file, there are zeros.
+        changes: Positions in ascending order, each with the new bytes there. They can be read only once and in order.
+    """
+
+    path: str
+    size: int
+    kept: int
+    changes: Iterator[tuple[int, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
 class DumpNote:
     """A note about one object in a dump.
 
@@ -45,6 +63,18 @@ class Dump:
     """Rows or documents per table or collection, at the same moment as the dump."""
     notes: list[DumpNote] = field(default_factory=list)
     """What is not in the dump, and what a restore creates in another form. They become notes of the backup."""
+
+
+@dataclass(slots=True)
+class DumpSince:
+    """A dump that contains only what has changed since an earlier one. Files that it does not name are gone.
+
+    The attributes are those of `Dump`.
+    """
+
+    files: Iterable[DumpFile | ChangedFile]
+    counts: dict[str, int] = field(default_factory=dict)
+    notes: list[DumpNote] = field(default_factory=list)
 
 
 class DumpReader(Protocol):
@@ -156,6 +186,23 @@ class StagedRestores(Protocol):
 
         Raises:
             RestoreFailed: The new state cannot be built. The old one is unchanged.
+        """
+        ...
+
+
+@runtime_checkable
+class DumpsChanges(Protocol):
+    """A database that can dump only what has changed since an earlier dump. Backups store the whole state all the same.
+
+    What has not changed is in the chunks of the earlier backup. No backup needs another one to be restored.
+    """
+
+    def dump_since(self, earlier: DumpReader) -> AbstractContextManager[DumpSince]:
+        """Dump one consistent state of the database while others write.
+
+        Args:
+            earlier: The dump of the last backup. If the changes since then are not known, the result has all data, and
+                a note that says why.
         """
         ...
 

@@ -36,9 +36,11 @@ _COMMON = 16
 _NONE = np.uint64(2**64 - 1)
 
 Sketch = NDArray[np.uint64]
-"""`FEATURES` numbers in ascending order. A chunk with fewer pieces has 2**64 - 1 in the remaining positions."""
+"""`FEATURES` numbers in ascending order. A chunk with fewer pieces has 2**64 - 1 in the remaining positions. Lists of
+sketches may also have those of several chunks as one array."""
 
-_UNKNOWN: Sketch = np.full(FEATURES, _NONE)
+UNKNOWN: Sketch = np.full(FEATURES, _NONE)
+"""The sketch of a chunk that is similar to no other one, or that is not known yet."""
 
 
 def sketch(chunk: Buffer) -> Sketch:
@@ -114,7 +116,7 @@ def similar_stream(
         16
     """
     for chunk in content_defined_stream(pieces, average):
-        sketches.append(_UNKNOWN)
+        sketches.append(UNKNOWN)
         yield len(chunk), partial(_compared, chunk, previous, sketches, len(sketches) - 1)
 
 

@@ -2,31 +2,50 @@
 
 The server sends its files as a tar stream (`pg_basebackup`), which becomes the files of a part. The WAL that makes them
 consistent is among them, so a base backup can be recovered alone. `cluster.json` says what a recovery must know.
+
+A server that summarizes its WAL sends only the blocks that have changed since the last base backup. What is stored is
+whole all the same: see `changed_files`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import io
 import subprocess
-import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import IO, Any, ClassVar, cast
+from urllib.parse import urlencode
 
 import msgspec
 
-from ...errors import BackupFailed, InvalidArgument, RestoreFailed
-from ...wal.names_and_headers import lsn_text, parse_lsn
-from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpNote, DumpReader, Switch
+from ...errors import BackupFailed, IntegrityError, InvalidArgument, RestoreFailed
+from ...wal.names_and_headers import parse_lsn
+from ..sources import (
+    ChangedFile,
+    Database,
+    DatabaseDescription,
+    Dump,
+    DumpFile,
+    DumpNote,
+    DumpReader,
+    DumpSince,
+    Switch,
+)
 from ..working import check_space, working_folder
-from .base import PIECE, Address, ServerDatabase
+from .base import Address, ServerDatabase
 from .postgresql import PostgreSQL
 from .postgresql_facts import CLUSTER, ClusterFacts, read_facts
+from .postgresql_files import ALGORITHM, MANIFEST, ClusterFiles, manifest_to_upload, read_manifest
 from .postgresql_recovery import RecoveryTarget, build, run_recovery, temporary_folder, user_for
 
 _TABLESPACES = "pg_tblspc"
+_LABEL = "prefect-snapshots"
+_INCREMENTAL = "incremental"
+"""An option of URLs. With "false", every base backup reads the whole server."""
 
 _FACTS = """
 SELECT jsonb_build_object(
@@ -38,6 +57,8 @@ SELECT jsonb_build_object(
   'prepared', current_setting('max_prepared_transactions')::int,
   'tablespaces', (SELECT count(*) FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global')),
   'size', (SELECT sum(pg_database_size(oid))::bigint FROM pg_database),
+  'block', current_setting('block_size')::int,
+  'summarized', current_setting('summarize_wal', true),
   'standby', pg_is_in_recovery())
 """
 _END = """
@@ -71,7 +92,7 @@ class PostgreSQLCluster(ServerDatabase):
         not_kept="configuration files outside of the data directory, replication slots, statistics of a running server",
     )
     default_port: ClassVar[int] = 5432
-    options: ClassVar[tuple[str, ...] | None] = PostgreSQL.options
+    options: ClassVar[tuple[str, ...] | None] = (*PostgreSQL.options, _INCREMENTAL)
     has_databases: ClassVar[bool] = False
 
     def check_url(self, address: Address) -> None:
@@ -80,6 +101,8 @@ class PostgreSQLCluster(ServerDatabase):
                 "The URL of a whole PostgreSQL server as files ends with the host: postgresql+physical://user@host. "
                 "A base backup contains all databases."
             )
+        if address.options.get(_INCREMENTAL, "true") not in ("true", "false"):
+            raise InvalidArgument(f"{_INCREMENTAL} in the URL of a PostgreSQL server must be true or false.")
         self._connection.check_url(address)
 
     def check(self) -> list[str]:
@@ -91,26 +114,37 @@ class PostgreSQLCluster(ServerDatabase):
     @contextlib.contextmanager
     def dump(self) -> Iterator[Dump]:
         """See `Database`."""
+        with self._dumped(None) as dump:
+            files = (file for file in dump.files if isinstance(file, DumpFile))
+            yield Dump(files, notes=dump.notes)
+
+    @contextlib.contextmanager
+    def dump_since(self, earlier: DumpReader) -> Iterator[DumpSince]:
+        """See `DumpsChanges`."""
+        with self._dumped(earlier) as dump:
+            yield dump
+
+    @contextlib.contextmanager
+    def _dumped(self, earlier: DumpReader | None) -> Iterator[DumpSince]:
         with contextlib.ExitStack() as stack:
             session = stack.enter_context(self._connection._session())
             facts = session.ask(_FACTS)
-            if facts.pop("standby"):
+            if facts["standby"]:
                 raise BackupFailed(f"{self.name} is a standby. Back up its primary.")
             notes: list[DumpNote] = []
-            streams = self._streams(stack, facts)
+            received = ClusterFiles(notes, facts["block"])
+            streams = self._started(stack, facts, earlier, notes)
 
-            def files() -> Iterator[DumpFile]:
-                reader = _ClusterTar(notes)
+            def files() -> Iterator[DumpFile | ChangedFile]:
                 for folder, stream in streams:
-                    yield from reader.read(folder, stream)
-                if reader.label is None:
-                    raise BackupFailed("The base backup has no backup_label. Nothing was saved.")
-                known = {name: facts[name] for name in facts if name not in ("tablespaces", "size")}
-                known |= reader.started() | session.ask(_END) | {"folders": reader.empty(), "label": _LABEL}
+                    yield from received.read(folder, stream)
+                received.check()
+                known = {name: facts[name] for name in facts if name in ClusterFacts.__struct_fields__}
+                known |= received.started() | session.ask(_END) | {"folders": received.empty(), "label": _LABEL}
                 described = msgspec.convert(known, ClusterFacts)
                 yield DumpFile(CLUSTER, iter([msgspec.json.encode(described)]))
 
-            yield Dump(files(), notes=notes)
+            yield DumpSince(files(), notes=notes)
 
     def counts(self) -> dict[str, int]:
         return {}
@@ -131,91 +165,85 @@ class PostgreSQLCluster(ServerDatabase):
 
     @property
     def _connection(self) -> PostgreSQL:
-        url = self.renamed("postgres")
-        return PostgreSQL(f"postgresql{url[len(self.kind) :]}", self.password)
+        options = {name: value for name, value in self.address.options.items() if name != _INCREMENTAL}
+        url = self.renamed("postgres").partition("?")[0]
+        return PostgreSQL(f"postgresql{url[len(self.kind) :]}?{urlencode(options)}", self.password)
 
-    def _streams(self, stack: contextlib.ExitStack, facts: dict[str, Any]) -> Iterator[tuple[str, IO[bytes]]]:
-        """Yield the tar streams of the server: a folder, and the stream of what belongs into it."""
-        arguments = ["--format=tar", "--wal-method=fetch", "--checkpoint=fast", "--no-password", "--no-manifest"]
-        arguments += [f"--label={_LABEL}", "--no-sync"]
+    def _started(
+        self, stack: contextlib.ExitStack, facts: dict[str, Any], earlier: DumpReader | None, notes: list[DumpNote]
+    ) -> Iterable[tuple[str, IO[bytes]]]:
+        """Start to read the server. Returns its tar streams: a folder, and the stream of what belongs into it."""
+        if earlier is not None and self.address.options.get(_INCREMENTAL) != "false" and facts["summarized"] == "on":
+            trying = stack.enter_context(contextlib.ExitStack())
+            try:
+                streams = self._streams(trying, facts, _uploaded(trying, facts, earlier))
+            except (BackupFailed, IntegrityError) as error:
+                trying.close()
+                notes.append(
+                    DumpNote(f"All files were read, because an incremental base backup was not possible: {error}")
+                )
+            else:
+                return streams
+        return self._streams(stack, facts, None)
+
+    def _streams(
+        self, stack: contextlib.ExitStack, facts: dict[str, Any], manifest: IO[bytes] | None
+    ) -> Iterable[tuple[str, IO[bytes]]]:
+        arguments = ["--format=tar", "--wal-method=fetch", "--checkpoint=fast", "--no-password", "--no-sync"]
+        arguments += [f"--label={_LABEL}", f"--manifest-checksums={ALGORITHM}"]
         tool = self._connection._tool("pg_basebackup", server=facts["version"] // 10000)
+        if manifest is not None:
+            tool = dataclasses.replace(tool, descriptors=(manifest.fileno(),))
+            arguments.append(f"--incremental=/dev/fd/{manifest.fileno()}")
         if not facts["tablespaces"]:
             process = stack.enter_context(
                 tool.started("--pgdata=-", *arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
             )
             assert process.stdout is not None
-            yield "", process.stdout
-            return
+            # If the server refuses, it does so before it sends anything.
+            if not cast(io.BufferedReader, process.stdout).peek(1):
+                stack.close()  # raises what it says
+                raise BackupFailed(f"{tool.name} sent nothing.")
+            return [("", process.stdout)]
         # A single stream cannot contain tablespaces.
         folder = stack.enter_context(working_folder("base-backup"))
         check_space(facts["size"], folder, f"The base backup of {self.name}")
         tool.run(f"--pgdata={folder}/tar", *arguments)
-        for path in sorted((folder / "tar").glob("*.tar"), key=lambda path: (path.stem != "base", path.stem)):
-            with path.open("rb") as file:
-                yield "" if path.stem == "base" else f"{_TABLESPACES}/{path.stem}/", file
-            path.unlink()
+        return _written(folder / "tar")
 
 
-_LABEL = "prefect-snapshots"
+def _uploaded(stack: contextlib.ExitStack, facts: dict[str, Any], earlier: DumpReader) -> IO[bytes]:
+    """Return the manifest of an earlier base backup in a file, from which the server learns what it has.
 
-
-class _ClusterTar:
-    """Reads tar streams of a server.
-
-    Attributes:
-        label: The content of `backup_label`.
+    Raises:
+        BackupFailed: It cannot say what this server has changed since.
+        IntegrityError: The earlier base backup cannot be read.
     """
-
-    def __init__(self, notes: list[DumpNote]) -> None:
-        self.label: bytes | None = None
-        self._notes = notes
-        self._folders: set[str] = set()
-        self._filled: set[str] = set()
-
-    def read(self, folder: str, stream: IO[bytes]) -> Iterator[DumpFile]:
-        """Yield the files of a stream."""
-        try:
-            with tarfile.open(fileobj=stream, mode="r|", bufsize=PIECE) as archive:
-                for member in archive:
-                    path = folder + member.name.removeprefix("./").rstrip("/")
-                    if member.isdir():
-                        self._folders.add(path)
-                    elif member.isreg():
-                        content = archive.extractfile(member)
-                        assert content is not None
-                        self._filled.update(_parents(path))
-                        yield DumpFile(path, self._pieces(path, content))
-                    elif not path.startswith(f"{_TABLESPACES}/"):
-                        self._notes.append(DumpNote(f"File {path!r} is left out, because it is a link.", left_out=True))
-        except tarfile.TarError as error:
-            raise BackupFailed(f"The files of the server could not be read: {error}. Nothing was saved.") from None
-        while stream.read(PIECE):
-            pass  # what follows the end of an archive: the program would fail if nobody read it
-
-    def _pieces(self, path: str, content: IO[bytes]) -> Iterator[bytes]:
-        while piece := content.read(PIECE):
-            if path == "backup_label":
-                self.label = (self.label or b"") + piece
-            yield piece
-
-    def started(self) -> dict[str, Any]:
-        """Return what `backup_label` says: where the WAL begins, and on which timeline."""
-        lines = (self.label or b"").decode("utf-8", "replace").splitlines()
-        said = dict(line.split(": ", 1) for line in lines if ": " in line)
-        try:
-            start = said["START WAL LOCATION"].split()[0]
-            return {"start": lsn_text(parse_lsn(start)), "timeline": int(said["START TIMELINE"])}
-        except (LookupError, ValueError):
-            raise BackupFailed("The backup_label of the server is not understood. Nothing was saved.") from None
-
-    def empty(self) -> list[str]:
-        """Return the empty folders."""
-        return sorted(self._folders - self._filled - {"", "."})
+    if MANIFEST not in earlier.paths:
+        raise BackupFailed("The last base backup has no manifest.")
+    before = read_facts(earlier)
+    data = b"".join(earlier.open(MANIFEST))
+    try:
+        ranges = read_manifest(data).ranges
+    except ValueError as error:
+        raise BackupFailed(f"The manifest of the last base backup is damaged: {error}.") from None
+    # What a later manifest leaves out would be missing.
+    if before.system != facts["system"] or before.first not in [parse_lsn(each.start) for each in ranges]:
+        raise BackupFailed("The last base backup is of another server, or its manifest is of another base backup.")
+    file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  the stack closes it
+    file.write(manifest_to_upload(data))
+    file.seek(0)
+    return file
 
 
-def _parents(path: str) -> Iterable[str]:
-    steps = path.split("/")
-    return ("/".join(steps[:depth]) for depth in range(1, len(steps)))
+def _written(folder: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Yield the streams that were written to a folder, as for `ClusterFiles.read`, and delete each file afterwards."""
+    for path in sorted(folder.glob("*.tar"), key=lambda path: (path.stem != "base", path.stem)):
+        with path.open("rb") as file:
+            yield "" if path.stem == "base" else f"{_TABLESPACES}/{path.stem}/", file
+        path.unlink()
+    with (folder / MANIFEST).open("rb") as file:
+        yield MANIFEST, file
 
 
 @dataclass(frozen=True, repr=False)

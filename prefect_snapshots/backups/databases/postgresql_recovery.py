@@ -35,18 +35,20 @@ from ..sources import DumpReader
 from ..working import folder_beside
 from .base import Tool
 from .postgresql_facts import CLUSTER, ClusterFacts, conninfo
+from .postgresql_files import MANIFEST
 
 _TABLESPACES = "pg_tblspc"
 _SET_ASIDE = ("postgresql.auto.conf",)
 """Files that a server reads whatever its command line says. They come back when it has stopped."""
-_REMOVED = (CLUSTER, "tablespace_map", "standby.signal", "recovery.signal", "postmaster.pid")
-"""Files that must not be in a recovered server: it would create links that the map names, or stay a standby."""
+_REMOVED = (CLUSTER, MANIFEST, "tablespace_map", "standby.signal", "recovery.signal", "postmaster.pid")
+"""Files that must not be in a recovered server: it would create links that the map names, or stay a standby. What
+the manifest says is true before the recovery only."""
 _MOST_LOG = 1 << 20
 """Bytes of the log of the server that are read: its last words are what counts."""
 _STOPPED = re.compile(r"LOG:  recovery stopping (.*)")
 _LAST = re.compile(r"LOG:  last completed transaction was at log time (.*)")
 _FATAL = re.compile(r"(?:FATAL|PANIC):  (.*)")
-_NOT_YET = ("the database system is", "No such file", "Connection refused")
+_NOT_YET = re.compile(r"FATAL:  the database system is|(?:failed|to server): (?:No such file|Connection refused)")
 """Words in the errors of clients while a server recovers, or ends because it cannot."""
 _PATIENCE = 20.0
 """Seconds after which a server that runs and cannot be talked to counts as broken."""
@@ -365,7 +367,7 @@ def _wait_and_look(
             if process.poll() is not None:
                 raise _failure(folder, facts, target) from None
             # A server that ends closes its connections first.
-            if any(words in str(error) for words in _NOT_YET):
+            if _NOT_YET.search(str(error)):
                 broken_since = None
             else:
                 broken_since = broken_since or time.monotonic()
