@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 from collections.abc import Iterable, MutableMapping, Sequence
 from typing import Any
 
@@ -22,6 +23,19 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def system_error(error: OSError) -> str:
+    """Return an error of the operating system in words, as in `data.csv: No such file or directory`.
+
+    Example:
+        >>> system_error(FileNotFoundError(2, "No such file or directory", "data.csv"))
+        'data.csv: No such file or directory'
+    """
+    if error.strerror is None:
+        return str(error) or repr(error)
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return ": ".join([" and ".join(names), error.strerror] if names else [error.strerror])
 
 
 def last_words(output: str, most: int) -> str:

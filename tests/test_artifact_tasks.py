@@ -50,6 +50,28 @@ def collection() -> str:
     return f"tests-{uuid.uuid4().hex}"
 
 
+def test_a_version_that_was_there_is_not_said_to_be_logged(
+    repository: Repository, collection: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    snapshots: SnapshotManager[Any] = SnapshotManager(repository, name=collection)
+    snapshots.save_snapshot([1], "a")
+
+    @flow
+    def twice() -> None:
+        for _ in range(2):
+            log_artifact("x", 1, collection=collection, if_changed=True)
+            promote_snapshot("a", "y", name=collection, collection=collection)
+
+    twice()
+    flush()
+    said = [record.getMessage() for record in caplog.records if collection in record.getMessage()]
+    for name in "xy":
+        label = f"{collection}/{name}"
+        assert len([line for line in said if line.startswith(f"Logged {label}:v0")]) == 1
+        assert f"No new version: {label}:v0 has the same content." in said
+        assert len(artifacts_of(label, "artifacts")) == 1
+
+
 def test_a_version_is_logged_promoted_and_loaded(repository: Repository, collection: str) -> None:
     @flow
     def pipeline() -> list[Any]:

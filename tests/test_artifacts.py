@@ -525,7 +525,8 @@ def test_a_version_can_be_a_number_or_time_of_another_library(registry: Artifact
 def test_what_did_not_change_gets_no_new_version(registry: ArtifactRegistry, tmp_path: Path, size: int) -> None:
     values = [list(range(size)), list(range(1, size + 1))]
     first = registry.log_artifact("x", values[0], if_changed=True)
-    assert registry.log_artifact("x", values[0], if_changed=True, metadata={"again": True}) == first
+    again = registry.log_artifact("x", values[0], if_changed=True, metadata={"again": True})
+    assert (again, again.new, first.new) == (first, False, True)
     assert registry.get_artifact_metadata("x") == {"again": True}
     other = ArtifactRegistry(registry.repository.url)
     assert other.log_artifact("x", values[1], if_changed=True).version == "v1"

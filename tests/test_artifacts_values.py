@@ -45,9 +45,11 @@ from prefect_snapshots.errors import (
     InvalidArgument,
     InvalidName,
     MissingDependency,
+    ObjectMissing,
     PickleRefused,
     ReferenceChanged,
     ReferenceRefused,
+    StorageError,
     UnserialisableLeaf,
     UnserialisableValue,
 )
@@ -133,7 +135,7 @@ def test_a_downloaded_pytree_is_body_and_manifest(registry: ArtifactRegistry) ->
 @pytest.mark.parametrize(
     ("handler", "value", "words"),
     [
-        ("json", {1, 2}, "'json' cannot write this set, and nothing was saved: A set is not a type of JSON"),
+        ("json", {1, 2}, "'json' cannot write this set, and nothing was saved: JSON has no type set"),
         ("text", 5, "'text' cannot write this int, and nothing was saved: it is not a string"),
         ("pickle", (i for i in range(3)), "'pickle' cannot write this generator"),
         ("joblib", sys._getframe(), "'joblib' cannot write this frame"),
@@ -167,12 +169,12 @@ LISTS = pd.DataFrame({"a": pd.Series([[1, 2], [3]], dtype=pd.ArrowDtype(pa.list_
 @pytest.mark.parametrize(
     ("handler", "value", "words"),
     [
-        ("json", {1: "x", "1": "y"}, "A dict would come back as a dict with other keys"),
-        ("json", {"a": {np.str_("x"): 1}}, "At a: a dict would come back as a dict with other keys"),
-        ("json", {"a": [(1, 2)]}, "At a/0: a tuple would come back as a list"),
-        ("json", {"a": [Fraction(1, 2)]}, "At a/0: a Fraction is not a type of JSON"),
-        ("json", [Color.RED], "At 0: a Color is not a type of JSON"),
-        ("json", {"a": OrderedDict(b=1)}, "At a: a OrderedDict is not a type of JSON"),
+        ("json", {1: "x", "1": "y"}, "JSON turns the keys of a dict into strings"),
+        ("json", {"a": {np.str_("x"): 1}}, "At a: JSON turns the keys of a dict into strings"),
+        ("json", {"a": [(1, 2)]}, "At a/0: JSON turns tuple into list"),
+        ("json", {"a": [Fraction(1, 2)]}, "At a/0: JSON has no type Fraction"),
+        ("json", [Color.RED], "At 0: JSON has no type Color"),
+        ("json", {"a": OrderedDict(b=1)}, "At a: JSON has no type OrderedDict"),
         ("text", Color.RED, "it is not a string"),
         ("joblib", [np.matrix([[1]])], "joblib would bring back a matrix as an array"),
         ("joblib", [np.array([1], ">i4")], "joblib would bring back an array of >i4 in the byte order of this machine"),
@@ -663,6 +665,33 @@ def test_a_reference_asks_no_url_that_was_not_allowed(tmp_path: Path) -> None:
         assert set(asked) == {"/data/x"}
         server.shutdown()
         thread.join()
+
+
+def test_a_host_that_does_not_answer_is_not_said_to_have_no_file(registry: ArtifactRegistry) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(int(self.path[1:]))
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        host = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(ObjectMissing, match="There is nothing at"):
+            registry.log_reference("raw", f"{host}/404")
+        for status in (403, 503):
+            with pytest.raises(StorageError, match=f"cannot be read: {status}"):
+                registry.log_reference("raw", f"{host}/{status}")
+        server.shutdown()
+        thread.join()
+    with pytest.raises(StorageError, match="cannot be read: Cannot connect"):
+        registry.log_reference("raw", f"{host}/404")
+    with pytest.raises(InvalidArgument, match=r"did you mean s3://bucket/x\?"):
+        registry.log_reference("raw", "s3:/bucket/x")
 
 
 def test_a_forged_path_of_a_reference_is_refused() -> None:

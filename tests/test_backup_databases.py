@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import pickle
+import re
 import signal
 import sqlite3
 import subprocess
@@ -1460,6 +1461,16 @@ def test_a_url_opens_its_database_whose_name_and_repr_have_no_secret(url: str, k
     assert open_database(database.name).name == name
 
 
+def test_a_url_that_lacks_a_slash_is_no_path() -> None:
+    for url, right in {
+        "sqlite:/var/app.db": "sqlite:////var/app.db",
+        "duckdb:app.duckdb": "duckdb:///app.duckdb",
+        "mysql+pymysql:/u@h/x": "mysql+pymysql://u@h/x",
+    }.items():
+        with pytest.raises(InvalidArgument, match=re.escape(f"did you mean {right}?")):
+            open_database(url)
+
+
 def test_a_forged_name_of_a_part_is_no_database_of_a_server(tmp_path: Path) -> None:
     manager = BackupManager(
         tmp_path / "repository", databases=["postgresql://127.0.0.1:1/*", "mariadb://127.0.0.1:1/*"]
@@ -1487,6 +1498,8 @@ def test_a_forged_name_of_a_part_is_no_database_of_a_server(tmp_path: Path) -> N
         "sqlite:///:memory:",
         "app.txt",
         "arangodb://u:s3cret@h",
+        "postgresql:/u:s3cret@h/x",
+        "u:s3cret@h/x",
     ],
 )
 def test_a_url_that_is_none_is_refused_without_repeating_a_secret(url: str) -> None:

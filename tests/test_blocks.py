@@ -49,6 +49,13 @@ class TestStandards(BlockStandardTestSuite):
         assert "`" not in str(block.get_description())
         assert "pip install prefect-snapshots" in str(block.get_description())
 
+    def test_the_form_shows_in_groups_what_belongs_together(self) -> None:
+        where, encryption = ["url", "credentials", "storage_options", "repository_id"], ["password", "no_password"]
+        use, results = ["read_only", "allow_pickle", "compression"], ["results", "durable_results", "keep_read_results"]
+        properties = SnapshotRepository.model_json_schema()["properties"]
+        assert [*properties] == where + encryption + use + results
+        assert {name for name in properties if properties[name]["description"].startswith("Results:")} == {*results}
+
     def test_has_a_valid_image(self, block: type[Block]) -> None:
         assert str(block._logo_url).endswith(".png")  # the suite would fetch it from the network
 

@@ -204,7 +204,7 @@ def test_help_takes_little_longer_than_its_parser(program: Program) -> None:
 
 
 def test_starting_loads_neither_prefect_nor_the_repository() -> None:
-    code = "import prefect_snapshots.cli, sys; print(*sys.modules)"
+    code = "import prefect_snapshots.cli.program, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert not {"prefect", "numpy", "fsspec", "rich.progress", "prefect_snapshots.repository"} & set(loaded)
 
@@ -616,6 +616,11 @@ def test_delete_asks_first(own: Program) -> None:
     assert "Pinned: epoch-1" in own.complaint("snapshots", "delete", "epoch-1", "--dry-run", status=1)
     complaint = own.complaint("snapshots", "delete", "epoch-0", "epoch-1", "--force", status=2)
     assert "epoch-0 of train, 📌 epoch-1 of train" in complaint
+    told = own.complaint("snapshots", "delete", "train", "--yes", status=1)
+    assert "it is a name" in told
+    assert "--all" in told
+    question = own.complaint("snapshots", "delete", "train", "--all", "--force", status=2)
+    assert re.match(r"Delete 5 snapshots under train \([\d.]+ kB\)\? ", question)
     assert "--yes" in complaint
     _, shown = own.typing("snapshots", "delete", "epoch-0", answers=[("[y/N]", "n")], status=1)
     assert "nothing was changed" in shown
@@ -1056,6 +1061,53 @@ def test_artifacts_are_logged_listed_shown_and_downloaded(models: Program) -> No
     )
 
 
+def test_what_did_not_change_is_not_said_to_be_logged(models: Program) -> None:
+    for new, said in ((True, "Logged default/notes:v0"), (False, "No new version: default/notes:v0 has the same")):
+        assert models.json("artifacts", "log", "notes", "notes.txt", "--if-changed")["new"] == new
+        assert said in models.run("artifacts", "log", "notes", "notes.txt", "--if-changed").stdout or new
+        assert models.json("artifacts", "refer", "raw", "model", "--if-changed")["new"] == new
+    unchanged = models.run("artifacts", "refer", "raw", "model", "--if-changed").stdout
+    assert "No new version: default/raw:v0" in unchanged
+    promoted = ["artifacts", "promote", "notes", "--to-collection", "other"]
+    assert "Promoted to other/notes:v0" in models.run(*promoted).stdout
+    assert "Nothing to copy: other/notes:v0" in models.run(*promoted).stdout
+
+
+def test_a_reference_shows_where_its_files_are(models: Program) -> None:
+    models.run("artifacts", "refer", "raw", "model")
+    shown = models.json("artifacts", "show", "raw")
+    assert shown["url"] == f"file://{models.directory}/model"
+    assert [file["path"] for file in shown["files"]] == ["code/run.sh", "weights.bin"]
+    assert re.search(r"refers to +file://.*/model\n", models.run("artifacts", "show", "raw").stdout)
+    models.run("artifacts", "refer", "one", "notes.txt")
+    assert models.json("artifacts", "show", "one")["files"] == [
+        {"path": f"file://{models.directory}/notes.txt", "size": 4}
+    ]
+
+
+def test_a_search_that_finds_nothing_says_what_may_be_misspelt(models: Program) -> None:
+    models.run("artifacts", "log", "notes", "notes.txt", "--metadata", "loss=0.5")
+    for command, said in {
+        "artifacts list notes --where los<1": "Nothing here has 'los'. Did you mean 'loss'?",
+        "artifacts list --where los<1": "Nothing here has 'los'. Did you mean 'loss'?",
+        "snapshots list train --where optimiser.nam=adam": "Did you mean 'optimiser.name'?",
+        "snapshots list train --tag evn": "Nothing here has the tag 'evn'. Did you mean 'even'",
+    }.items():
+        assert said in models.run(*command.split()).stdout
+    assert "Nothing here" not in models.run("artifacts", "list", "notes", "--where", "loss>1").stdout
+
+
+def test_commands_that_people_look_for_lead_to_those_that_do_the_same(program: Program) -> None:
+    for command, meant in {
+        "artifacts search x": "artifacts list --where CONDITION",
+        "snapshots rm x": "snapshots delete",
+        "backups run": "backups create",
+        "checkpoints ls": "checkpoints list",
+    }.items():
+        assert f"Use `prefect-snapshots {meant}`." in program.complaint(*command.split(), status=2)
+    assert "Unknown command" in program.complaint("passwords", "search", status=2)
+
+
 def test_artifacts_are_promoted_rolled_back_and_released(models: Program) -> None:
     for text in ("one", "two"):
         (models.directory / "notes.txt").write_text(text)
@@ -1114,6 +1166,10 @@ def test_artifacts_that_are_not_there(models: Program) -> None:
         "artifacts show notes v7": "Existing versions: v0.",
         "artifacts show notes staging": "Existing versions: v0.",
         "artifacts list notes -c prod": "There is only 'default'.",
+        "artifacts list -c prod": "There is only 'default'.",
+        "artifacts list -c prod --where size>1": "There is only 'default'.",
+        "artifacts releases -c prod": "There is only 'default'.",
+        "wal list 123": "no WAL of a server '123'",
         "artifacts rollback notes production --yes": "Existing versions: v0.",
         "artifacts log other nothing": "no file or folder",
         "artifacts copy-release 1 --to else": "no release",
@@ -1175,6 +1231,7 @@ def test_backups_are_made_listed_shown_verified_and_exported(shop: Program) -> N
     listed = shop.json("backups", "list")["backups"]
     assert [backup["description"] for backup in listed] == ["x", "Before: the migration!"]
     assert "📌" in shop.run("backups", "list", "app").stdout
+    assert "the name 'ap'. Did you mean 'app'?" in shop.complaint("backups", "list", "ap", status=1)
     assert "users  100" in shop.run("backups", "list", "--verbose").stdout
     assert shop.json("backups", "show", made["name"]) == {key: listed[1][key] for key in made}
     assert "is undamaged" in shop.run("backups", "verify", made["name"]).stdout
@@ -1233,7 +1290,8 @@ def test_a_backup_is_restored_when_that_is_confirmed(shop: Program) -> None:
     assert re.search(rf"proven +20\d\d-\S+ \S+ \(local\), by {by}", shop.run("backups", "show", name).stdout)
     (shop.directory / "pyproject.toml").write_text('[tool.prefect-snapshots]\nrepository = "backups"\n')
     missing = shop.complaint("backups", "restore", name, status=2)
-    assert "No target for part" in missing, "nobody is asked about what cannot be done"
+    assert "No target for the parts 'sqlite://" in missing, "nobody is asked about what cannot be done"
+    assert "'uploads'" in missing
     assert "(--to " in missing
     assert "is identical" in shop.run("backups", "drill").stdout, "files need no source"
     (shop.directory / "lines").write_text("one\ntwo\n")
@@ -1415,6 +1473,7 @@ def test_doctor_says_whether_a_backup_could_be_made(shop: Program) -> None:
     assert "A backup can be made." in shop.run("backups", "doctor").stdout
     found = shop.json("backups", "doctor", "--database", "app.db", "--directory", "nowhere", status=1)["findings"]
     assert [finding["ok"] for finding in found] == [True, True, False]
+    assert found[2]["found"] == ["nowhere: No such file or directory"]
     assert contents(shop.directory) == before
     (shop.directory / "pyproject.toml").unlink()
     assert "nothing to back up" in shop.run("backups", "doctor", "-r", "backups", status=1).stdout
@@ -1565,6 +1624,21 @@ def test_full_output_is_an_error(program: Program) -> None:
     assert process.returncode == 1
     assert "No space left" in complained
     assert len(complained.splitlines()) == 1
+
+
+def test_an_interrupt_while_the_program_starts_is_one_line(program: Program) -> None:
+    code = """
+import sys
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == "cyclopts":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+from prefect_snapshots.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code, "stats"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "prefect-snapshots: Interrupted.\n")
 
 
 def test_interrupt_exits_with_130(encrypted: Program) -> None:

@@ -154,6 +154,20 @@ def test_a_condition_cannot_run_code_or_take_long(tmp_path: Path) -> None:
     assert time.process_time() - before < 1
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("metrics.los < 1 or loss = 3", "Nothing here has 'metrics.los'. Did you mean 'metrics.loss'"),
+        ("not losss and tags.owner = 'ada'", "Nothing here has 'losss'. Did you mean 'loss'"),
+        ("metrics.loss < 0 and name = 'x' and tags.team = 'z'", ""),
+    ],
+)
+def test_a_field_that_nothing_has_is_told(text: str, told: str) -> None:
+    [*said] = Condition(text).unknown_fields([({"name": "other"}, {}), (FIELDS, METADATA)])
+    assert [each[: len(told)] for each in said] == [told][: bool(told)]
+    assert Condition(text).unknown_fields([]) == []
+
+
 def test_snapshots_are_searched(tmp_path: Path) -> None:
     manager: SnapshotManager[int] = SnapshotManager(tmp_path / "r", name="x")
     for number in range(4):

@@ -105,7 +105,7 @@ def test_what_cannot_be_a_draft_is_refused_and_nothing_is_lost(memory_storage: S
         draft.remove("a")
         _ = 1 / 0
     with registry.draft("x") as draft:
-        with pytest.raises(InvalidArgument, match="No file of default/x:v0 matches 'nothing'"):
+        with pytest.raises(InvalidArgument, match=r"No file of default/x:v0 matches 'nothing'\. Nothing was changed\."):
             draft.remove("nothing")
         with pytest.raises(ObjectMissing):
             draft.add(tmp_path / "nothing")

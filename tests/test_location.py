@@ -807,6 +807,10 @@ class TestURLs:
             ("memory://", "has no path"),
             ("simplecache::s3://bucket", "chained"),
             ("nonsense://place", "nonsense"),
+            ("s3:/bucket/x", r"did you mean s3://bucket/x\?"),
+            ("GS:bucket", r"did you mean GS://bucket\?"),
+            ("sftp:/user:secret@host/x", r"did you mean sftp://user@host/x\?"),
+            ("file:/data", r"did you mean file:///data\?"),
         ],
     )
     def test_that_name_no_place_are_refused(self, url: str, why: str) -> None:

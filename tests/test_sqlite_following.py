@@ -213,7 +213,7 @@ def test_what_cannot_be_followed_or_restored_is_said(database: Path, tmp_path: P
     repository = Repository(tmp_path / "r")
     for path, message in ((plain, "not in WAL mode"), (tmp_path / "none", "not a file"), (Path(__file__), "cannot be")):
         with pytest.raises(InvalidArgument, match=message):
-            SQLiteFollower(repository, path).run()
+            SQLiteFollower(repository, path).run(begun=pytest.fail)
     ending = threading.Event()
     follower = threading.Thread(target=SQLiteFollower(Repository(tmp_path / "r"), database).run, args=[ending])
     follower.start()
@@ -229,12 +229,14 @@ def test_what_cannot_be_followed_or_restored_is_said(database: Path, tmp_path: P
     until(is_archived, lambda: write(database, next(count)))
     ending.set()
     follower.join()
-    report = restore_sqlite(repository, "app.db", tmp_path / "restored")
+    steps: list[tuple[str, int, int]] = []
+    report = restore_sqlite(repository, "app.db", tmp_path / "restored", progress=lambda *step: steps.append(step))
+    assert steps[-1][1] == steps[-1][2] >= report.size
     assert isinstance(report, SQLiteRestoreReport)
     with pytest.raises(RestoreFailed, match="exists"):
         restore_sqlite(repository, "app.db", tmp_path / "restored")
-    with pytest.raises(WalNotFound, match="has no base copy yet"):
-        restore_sqlite(repository, "other.db", tmp_path / "other")
+    with pytest.raises(WalNotFound, match=r"no SQLite database 'ap\.db'\. Did you mean 'app\.db'\?"):
+        restore_sqlite(repository, "ap.db", tmp_path / "other")
     for pack in (tmp_path / "r" / "packs").rglob("*"):
         if pack.is_file():
             pack.write_bytes(os.urandom(pack.stat().st_size))

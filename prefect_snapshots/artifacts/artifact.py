@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import EllipsisType
@@ -275,7 +276,8 @@ class Artifact:
             return Draft("version", {"id": f"v{history.next_number if number is None else number}", **body})
 
         event = self._tracked.adopt(draft, content, counter("copy", content.size, progress)())
-        return self._version_of(event or (None if there is None else there.event))
+        version = self._version_of(event or (None if there is None else there.event))
+        return version if event is not None else replace(version, new=False)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -639,7 +641,7 @@ class Artifact:
         notes: dict[str, Any] = {key: body[key] for key in ("metadata", "expiry") if key in body}
         if notes:
             self._annotate(unchanged.number, "exact", notes)
-        return self._version_of(unchanged.event)
+        return replace(self._version_of(unchanged.event), new=False)
 
     def _holds(self, version: StoredVersion, stored: Stored, body: Mapping[str, Any]) -> bool:
         """Return whether a version has the same content as a new one would have."""

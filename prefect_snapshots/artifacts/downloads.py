@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from ..errors import InvalidArgument
-from ..messages import logger
+from ..messages import hint, logger
 from ..repository.contents import ContentReader
 from ..trees.descriptors import opened
 from ..trees.entries import Entry
@@ -151,7 +151,8 @@ def part_of(tree: StoredTree, patterns: str | Iterable[str] | None) -> StoredTre
     """
     if patterns is None:
         return tree
-    rules = rules_of([patterns] if isinstance(patterns, str) else [str(pattern) for pattern in patterns], 0)
+    texts = [patterns] if isinstance(patterns, str) else [str(pattern) for pattern in patterns]
+    rules = rules_of(texts, 0)
     inside: set[str] = set()
 
     def chosen(entry: Entry) -> bool:
@@ -163,7 +164,9 @@ def part_of(tree: StoredTree, patterns: str | Iterable[str] | None) -> StoredTre
 
     wanted = {entry.raw for entry in tree.entries if chosen(entry)}
     if not wanted:
-        raise InvalidArgument(f"No file of {tree.label} matches {patterns!r}. Nothing was downloaded.")
+        close = hint("".join(texts[:1]), [entry.path for entry in tree.entries if entry.is_file])
+        what = " or ".join(map(repr, texts)) or "no pattern"
+        raise InvalidArgument(f"No file of {tree.label} matches {what}. Nothing was changed. {close}")
     return tree.selected(lambda entry: entry.raw in wanted)
 
 

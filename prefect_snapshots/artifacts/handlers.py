@@ -324,9 +324,7 @@ def _unlike_json(value: Any, path: str = "") -> str:
         # A NumPy float is a float, and comes back as one.
         of_numpy = isinstance(value, float) and type(value).__module__ == "numpy"
         known = value is None or of_numpy or type(value) in (str, int, float, bool)
-        return (
-            "" if known else f"{_at(path)}{type(value).__qualname__} is not a type of JSON. Use the handler 'pytree'."
-        )
+        return "" if known else f"{_at(path)}JSON has no type {type(value).__qualname__}. Use the handler 'pytree'."
     return next((found for name, part in parts if (found := _unlike_json(part, f"{path}/{name}"))), "")
 
 
@@ -342,13 +340,14 @@ def _unlike(value: Any, back: Any, path: str = "") -> str:
     else:
         changed = not isinstance(value, type(back)) or (value != back and (value == value or back == back))
     if changed:
-        what = "a dict with other keys" if type(value) is type(back) is dict else f"a {type(back).__name__}"
-        return f"{_at(path)}{type(value).__name__} would come back as {what}. {_ALLOW_JSON}"
+        same = type(value) is type(back) is dict
+        how = "the keys of a dict into strings" if same else f"{type(value).__name__} into {type(back).__name__}"
+        return f"{_at(path)}JSON turns {how}. {_ALLOW_JSON}"
     return next((found for name, one, two in parts if (found := _unlike(one, two, f"{path}/{name}"))), "")
 
 
 def _at(path: str) -> str:
-    return f"At {path[1:]}: a " if path else "A "
+    return f"At {path[1:]}: " if path else ""
 
 
 def _load_json(data: memoryview, allow_pickle: bool, **options: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +17,9 @@ class ArtifactVersion:
     collection: str
     version: str
     """The version number, as in `v3`."""
+    new: bool = field(default=True, compare=False, repr=False)
+    """False if the call that returned it has found it, and has made no version: with `if_changed`, or of a copy that
+    was there already."""
 
     def __str__(self) -> str:
         return f"{self.collection}/{self.name}:{self.version}"

@@ -163,15 +163,26 @@ def plan(backup: Backup, request: RestoreRequest, sources: Mapping[str, Source])
     if any(isinstance(paths, str) for paths in request.only.values()):
         raise InvalidArgument("Pass only= as a list of tables, collections or paths for each part, not as one string.")
     chosen = {_part_name(backup, source): paths for source, paths in request.only.items()}
-    jobs = []
+    jobs, missing = [], []
     for part in backup.parts:
         wanted = request.include_directories if part.kind == DIRECTORY else request.include_databases
         place = targets.get(part.name, sources.get(part.name))
         if not chosen and is_homeless(part.name, part.kind, place):
             continue  # the report says so
         if wanted and (not chosen or part.name in chosen):
-            target = request.permitted(_target(backup, part, place))
+            if place is None:
+                missing.append(part.name)
+                continue
+            target = request.permitted(_target(part, place))
             jobs.append(PartRestore(part, target, tuple(chosen.get(part.name, ()))))
+    if missing:
+        first, *others = missing
+        parts = f"the parts {', '.join(map(repr, missing))}" if others else f"part {first!r}"
+        lacking = "sources with these names" if others else "a source with this name"
+        raise InvalidArgument(
+            f"No target for {parts} of backup {backup.name!r}. Nothing was changed. Add {lacking}, or pass "
+            f"to={{{first!r}: TARGET}} (--to {first}=TARGET){' and so on' if others else ''}."
+        )
     if not jobs:
         raise InvalidArgument(
             f"These options select nothing to restore. The parts of backup {backup.name!r} are: "
@@ -188,12 +199,7 @@ def changes(content: Archive, jobs: Sequence[PartRestore], keep_extra: bool) -> 
     return tuple(restore_changes(content.part(job.part.name), job.target, job.only, keep_extra) for job in jobs)
 
 
-def _target(backup: Backup, part: PartRecord, target: Any) -> Source:
-    if target is None:
-        raise InvalidArgument(
-            f"No target for part {part.name!r} of backup {backup.name!r}. Add a source with this name, or pass "
-            f"to={{{part.name!r}: TARGET}} (--to {part.name}=TARGET)."
-        )
+def _target(part: PartRecord, target: Any) -> Source:
     if part.kind == DIRECTORY:
         if isinstance(target, Directory):
             return target

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import RestoreFailed
 from ..private_files import create_file
+from ..repository.progress import Progress, silent
 from ..repository.repository import Repository
 from ..wal import SQLiteArchive
 from .databases.base import restoring
@@ -46,6 +47,7 @@ def restore_sqlite(
     at: datetime | None = None,
     *,
     drill: bool = False,
+    progress: Progress | None = None,
 ) -> SQLiteRestoreReport:
     """Write a database that `SQLiteFollower` follows to a new file, as it was at a time.
 
@@ -56,6 +58,7 @@ def restore_sqlite(
         at: The time. Default: the latest state in the archive.
         drill: Delete the result, and only return the report. The path is not used then. Without a time, a random one is
             chosen.
+        progress: Called with the bytes that were read from the archive, and how many there are.
 
     Returns:
         What was restored.
@@ -68,9 +71,9 @@ def restore_sqlite(
     Example:
         >>> from prefect_snapshots import Repository
         >>> from prefect_snapshots.backups import restore_sqlite
-        >>> restore_sqlite(Repository("memory://example-restores"), "app.db", "restored.db")
+        >>> restore_sqlite(Repository("memory://r"), "app.db", "restored.db")
         Traceback (most recent call last):
-        prefect_snapshots.errors.WalNotFound: The archive of app.db in memory://example-restores has no base copy yet.
+        prefect_snapshots.errors.WalNotFound: The archive in memory://r has no SQLite database 'app.db'. There are none.
     """
     archive = SQLiteArchive(repository, name)
     if drill and at is None:
@@ -81,11 +84,10 @@ def restore_sqlite(
         if os.path.lexists(taken):
             raise RestoreFailed(f"{taken} exists. Nothing was written. Choose another path, or move it away.")
     with terminable(), working_folder("sqlite") if drill else folder_beside(target) as folder:
-        size = sum(each.content.size for each in (state.base, *state.logs) if each.content is not None)
-        check_space(size, folder, f"The restore of {name}")
+        check_space(state.size, folder, f"The restore of {name}")
         beside = folder / "database.sqlite"
         with create_file(beside) as file:
-            archive.write(state, file)
+            archive.write(state, file, progress or silent)
             file.flush()
             os.fsync(file.fileno())
         with restoring(name, "and nothing was written"):

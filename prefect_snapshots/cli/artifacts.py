@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from ..errors import ArtifactNotFound, InvalidArgument
+from ..messages import hint
 from .completion import artifact_names, artifact_versions, collections, completed, release_tags, stages
 from .naming import choose
 from .output import (
@@ -71,8 +72,13 @@ def list_all(
     if name is not None:
         return _list_versions(*_named(session, collection or "default", name), where)
     if where is not None:
-        return _list_versions(_registry(session, collection or "default"), None, where)
+        registry = _registry(session, collection or "default")
+        if collection is not None:
+            _check_collection(registry, collection)
+        return _list_versions(registry, None, where)
     registry = _registry(session, "default")
+    if collection is not None:
+        _check_collection(registry, collection)
     names = registry.list_collection_names() if collection is None else [collection]
     rows = [
         {
@@ -110,8 +116,14 @@ def show(
     """
     registry, name = _named(session, collection, name)
     info = registry.get_artifact(name, version, "asof" if asof else "exact")
-    files = [{"path": path, "size": size} for path, size in registry.list_files(name, info.version)]
-    return Answer({"repository": registry.repository.url, **asdict(info), "files": files}, _view_version)
+    url = None
+    if info.handler == "reference":
+        reference = registry.load_artifact(name, info.version, validate=False, verify=False)
+        url, found = reference.url, [(file.path or reference.url, file.size) for file in reference.files]
+    else:
+        found = registry.list_files(name, info.version)
+    files = [{"path": path, "size": size} for path, size in found]
+    return Answer({"repository": registry.repository.url, **asdict(info), "url": url, "files": files}, _view_version)
 
 
 @app.command
@@ -336,11 +348,12 @@ def refer(
         "name": name,
         "collection": collection,
         "version": version.version,
+        "new": version.new,
         "url": reference.url,
         "files": files,
     }
-    told = f"Logged {version}: a reference to {count_text(len(files), 'file')}, {size_text(reference.size)}."
-    return Answer(document, remark=told)
+    what = f"a reference to {count_text(len(files), 'file')}, {size_text(reference.size)}"
+    return Answer(document, remark=_told(version, what))
 
 
 @app.command
@@ -458,7 +471,7 @@ def promote(
         known = ... if expected is None else None if expected == "none" else expected
         promoted = registry.promote_artifact(name, version, to=to, expected=known)
         remark = f"{to} of {collection}/{name} is {promoted.version}."
-        return Answer({**asdict(promoted), "stage": to}, remark=remark)
+        return Answer({**_reference(promoted), "stage": to}, remark=remark)
     if to_repository is None:
         target = type(registry)(registry.repository, to_collection or collection)
     else:
@@ -466,8 +479,10 @@ def promote(
         target = _registry(other, to_collection or collection, create=True)
     with session.progress("byte") as progress:
         promoted = registry.promote_artifact(name, version, to=target, allow_older=allow_older, progress=progress)
-    document = {**asdict(promoted), "repository": target.repository.url}
-    return Answer(document, remark=f"Promoted to {promoted} in {target.repository.url}.")
+    document = {**_reference(promoted), "new": promoted.new, "repository": target.repository.url}
+    done = f"Promoted to {promoted} in {target.repository.url}."
+    remark = done if promoted.new else f"Nothing to copy: {promoted} in {target.repository.url} is this version."
+    return Answer(document, remark=remark)
 
 
 @app.command
@@ -482,7 +497,7 @@ def rollback(name: Name, stage: Stage, /, *, collection: Collection = "default",
     now = registry.get_artifact(name, stage).version
     session.confirm(f"Move {stage} of {collection}/{name} back? It is {now} now.")
     version = registry.rollback(name, stage)
-    document = {**asdict(version), "stage": stage, "previous": now}
+    document = {**_reference(version), "stage": stage, "previous": now}
     return Answer(document, remark=f"{stage} of {collection}/{name} is {version.version} again, and was {now}.")
 
 
@@ -515,7 +530,10 @@ def release(
 @app.command
 def releases(*, collection: Collection = "default", session: SessionArgument) -> Answer:
     """List the releases of a collection, newest first."""
-    found = _registry(session, collection).list_releases()
+    registry = _registry(session, collection)
+    if collection != "default":
+        _check_collection(registry, collection)
+    found = registry.list_releases()
     document = {"collection": collection, "releases": [asdict(each) for each in found]}
     return Answer(document, _view_releases, "" if found else "There are no releases.")
 
@@ -727,12 +745,28 @@ def _choose(registry: ArtifactRegistry, name: str, *, whole: bool = False) -> st
     return choose(name, known, f"artifact in {registry.active_collection}", ArtifactNotFound, whole=whole)
 
 
+def _check_collection(registry: ArtifactRegistry, collection: str) -> None:
+    """Check that a collection that the user has named exists.
+
+    Raises:
+        ArtifactNotFound: It does not. The message names similar ones.
+    """
+    known = registry.list_collection_names()
+    if collection not in known:
+        raise ArtifactNotFound(f"There is no collection {collection!r}. {hint(collection, known)}")
+
+
 def _set_pinned(session: Session, collection: str, name: str, version: str, pinned: bool) -> Answer:
     registry, name = _named(session, collection, name, writing=True)
     exact = registry.get_artifact(name, version).version
     (registry.pin if pinned else registry.unpin)(name, exact)
     said = f"{'Pinned' if pinned else 'Unpinned'} {collection}/{name} {exact}."
     return Answer(asdict(registry.get_artifact(name, exact)), remark=said)
+
+
+def _reference(version: ArtifactVersion) -> dict[str, Any]:
+    """Return the name of a version in documents."""
+    return {"name": version.name, "collection": version.collection, "version": version.version}
 
 
 def _metadata(pairs: Sequence[str] | None) -> dict[str, Any]:
@@ -747,11 +781,18 @@ def _metadata(pairs: Sequence[str] | None) -> dict[str, Any]:
 
 def _logged(registry: ArtifactRegistry, version: ArtifactVersion) -> Answer:
     info = registry.get_artifact(version.name, version.version)
-    remark = f"Logged {version}: {size_text(info.size)}, {size_text(info.written)} of it written."
-    return Answer({"repository": registry.repository.url, **asdict(info)}, remark=remark)
+    remark = _told(version, f"{size_text(info.size)}, {size_text(info.written)} of it written")
+    return Answer({"repository": registry.repository.url, "new": version.new, **asdict(info)}, remark=remark)
+
+
+def _told(version: ArtifactVersion, what: str) -> str:
+    """Return what to say of a version that was to be logged."""
+    return f"Logged {version}: {what}." if version.new else f"No new version: {version} has the same content."
 
 
 def _list_versions(registry: ArtifactRegistry, name: str | None, where: str | None) -> Answer:
+    from ..repository.conditions import Condition
+
     if where is not None:
         versions: list[ArtifactInfo] = registry.search(where, name)
     else:
@@ -764,8 +805,11 @@ def _list_versions(registry: ArtifactRegistry, name: str | None, where: str | No
     }
     written = size_text(sum(version.written for version in versions))
     of = registry.active_collection if name is None else f"{registry.active_collection}/{name}"
-    remark = f"{count_text(len(versions), 'version')} of {of}: {written} written"
-    return Answer(document, _view_versions, remark)
+    remarks = [f"{count_text(len(versions), 'version')} of {of}: {written} written"]
+    if where is not None and not versions:
+        every = [each for one in ([name] if name else registry.list_names()) for each in registry.list_versions(one)]
+        remarks += Condition(where).unknown_fields((each.fields, each.metadata) for each in every)
+    return Answer(document, _view_versions, ". ".join(remarks))
 
 
 def _view_artifacts(document: dict[str, Any]) -> Iterator[str]:
@@ -834,6 +878,7 @@ def _view_version(document: dict[str, Any]) -> Iterator[str]:
             "what": document["handler"] or "files",
             "size": f"{size_text(document['size'])}, {size_text(document['written'])} of it written",
             "from": f"{origin} of {source.get('name')} in {source.get('url')}" if origin else "",
+            "refers to": document["url"] or "",
             **made_by_fields(document["made_by"]),
             "needs": ", ".join(f"{package} {version}" for package, version in document["environment"].items()),
         }

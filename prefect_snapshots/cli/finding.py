@@ -78,6 +78,7 @@ def find(
     *,
     number: int | None = None,
     whole: bool = False,
+    otherwise: str = "",
 ) -> list[Found]:
     """Return the snapshots with these ids, under one name or any.
 
@@ -87,6 +88,7 @@ def find(
         name: The name to look under. Default: the one in front of the ids, or else any.
         number: How many ids there must be. Default: any number.
         whole: Whether only whole ids count.
+        otherwise: What else the user may mean who passes a name without an id.
 
     Raises:
         SnapshotNotFound: An id, or the name, is not known. The message names similar ones.
@@ -108,7 +110,8 @@ def find(
     ids = [each for backend in backends.values() for each in backend.view.by_id]
     for word in words:
         if word in known and not any(each == word if whole else each.startswith(word) for each in ids):
-            raise SnapshotNotFound(f"There is no snapshot {word!r}: it is a name. Put an id behind it: {word} ID.")
+            told = f"There is no snapshot {word!r}: it is a name. Put an id behind it: {word} ID."
+            raise SnapshotNotFound(f"{told} {otherwise}".rstrip())
     return [_find(word, backends, whole) for word in words]
 
 

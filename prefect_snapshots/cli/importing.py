@@ -40,7 +40,9 @@ def snapshot_manager(
     from ..importing import import_snapshot_manager
 
     repository = session.open(create=True, allow_pickle=allow_pickle)
-    return _answer(import_snapshot_manager(path, repository, name=name, allow_pickle=allow_pickle))
+    with session.progress("item") as progress:
+        report = import_snapshot_manager(path, repository, name=name, allow_pickle=allow_pickle, progress=progress)
+    return _answer(report)
 
 
 @app.command
@@ -68,11 +70,17 @@ def snapperable(
 
     found = _function(function)
     repository = session.open(create=True, allow_pickle=allow_pickle)
-    return _answer(
-        import_snapperable(
-            path, found, repository, name=name, function_version=function_version, allow_pickle=allow_pickle
+    with session.progress("item") as progress:
+        report = import_snapperable(
+            path,
+            found,
+            repository,
+            name=name,
+            function_version=function_version,
+            allow_pickle=allow_pickle,
+            progress=progress,
         )
-    )
+    return _answer(report)
 
 
 @app.command
@@ -90,7 +98,11 @@ def lazyscribe(
     from ..importing import import_lazyscribe
 
     repository = session.open(create=True, allow_pickle=allow_pickle)
-    return _answer(import_lazyscribe(path, repository, collection=collection, allow_pickle=allow_pickle))
+    with session.progress("item") as progress:
+        report = import_lazyscribe(
+            path, repository, collection=collection, allow_pickle=allow_pickle, progress=progress
+        )
+    return _answer(report)
 
 
 @app.command
@@ -103,7 +115,10 @@ def scaffold(path: Path, /, *, collection: str | None = None, session: SessionAr
     """
     from ..importing import import_scaffold
 
-    return _answer(import_scaffold(path, session.open(create=True), collection=collection))
+    repository = session.open(create=True)
+    with session.progress("item") as progress:
+        report = import_scaffold(path, repository, collection=collection, progress=progress)
+    return _answer(report)
 
 
 @app.command
@@ -116,7 +131,10 @@ def metis(path: Path, /, *, name: str = "metis", session: SessionArgument) -> An
     """
     from ..importing import import_metis
 
-    return _answer(import_metis(path, session.open(create=True), name=name))
+    repository = session.open(create=True)
+    with session.progress("item") as progress:
+        report = import_metis(path, repository, name=name, progress=progress)
+    return _answer(report)
 
 
 def _function(text: str) -> Callable[[Any], Any]:

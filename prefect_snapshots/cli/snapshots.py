@@ -17,6 +17,7 @@ from cyclopts import App, Parameter, Token
 from cyclopts.validators import Number
 
 from ..errors import InvalidArgument, PickleRefused, Pinned
+from ..messages import hint
 from . import views
 from .completion import completed, snapshot_ids, snapshot_names
 from .naming import NAME
@@ -91,6 +92,7 @@ def list_snapshots(
         return _list_names(session.open())
     _check_mode(mode, rank_by)
 
+    from ..repository.conditions import Condition
     from ..snapshots import BySearch, ByTag, ByTimeRange, SnapshotManager
     from .finding import best_of, check_known
 
@@ -113,7 +115,14 @@ def list_snapshots(
         "best": best,
         "snapshots": [{"name": name, **asdict(record.info)} for record in records[:limit]],
     }
-    return Answer(document, views.snapshots, views.summary(document))
+    remarks = [views.summary(document)]
+    if not records:
+        every = list(manager.records.by_id.values())
+        for text in where or ():
+            remarks += Condition(text).unknown_fields((record.fields, record.metadata) for record in every)
+        tags = dict.fromkeys(each for record in every for each in record.tags)
+        remarks += [f"Nothing here has the tag {each!r}. {hint(each, tags)}" for each in tag or () if each not in tags]
+    return Answer(document, views.snapshots, ". ".join(remarks))
 
 
 @app.command
@@ -272,24 +281,31 @@ def delete(
     from .finding import find, find_all
 
     repository = session.open(writing=not dry_run)
-    chosen = find_all(repository, snapshot_ids, name) if every else find(repository, snapshot_ids, name, whole=True)
+    if every:
+        chosen = find_all(repository, snapshot_ids, name)
+    else:
+        chosen = find(repository, snapshot_ids, name, whole=True, otherwise="To delete all of them, pass --all.")
     pinned = [found.label for found in chosen if found.record.pinned]
     if pinned and not force:
         raise Pinned(
             f"Pinned: {', '.join(pinned[:_LISTED])}. Nothing was deleted. Run `prefect-snapshots snapshots unpin` "
             "first, or pass --force."
         )
-    labels = [f"{PIN} {found.label}" if found.record.pinned else found.label for found in chosen[:_LISTED]]
-    if len(chosen) > _LISTED:
-        labels.append(f"and {len(chosen) - _LISTED:,} more")
-    count = count_text(len(chosen), "snapshot")
+    what = count_text(len(chosen), "snapshot")
+    if every:
+        what = f"{what} under {chosen[0].name} ({size_text(sum(found.record.size for found in chosen))})"
+    else:
+        labels = [f"{PIN} {found.label}" if found.record.pinned else found.label for found in chosen[:_LISTED]]
+        if len(chosen) > _LISTED:
+            labels.append(f"and {len(chosen) - _LISTED:,} more")
+        what = f"{what} ({', '.join(labels)})"
     if not dry_run:
-        session.confirm(f"Delete {count} ({', '.join(labels)})?")
+        session.confirm(f"Delete {what}?")
         if every:
             chosen[0].manager().delete_all(force)
         for found in () if every else chosen:
             found.manager().delete_snapshot(found.record.id, force)
-    return deleted(f"{count} ({', '.join(labels)})", {"deleted": [_described(found) for found in chosen]}, dry_run)
+    return deleted(what, {"deleted": [_described(found) for found in chosen]}, dry_run)
 
 
 @app.command

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from ..errors import InvalidArgument, WalNotFound
+from ..messages import hint
 from .output import (
     RED,
     Answer,
@@ -186,9 +187,12 @@ def follow(
         keep=timedelta(days=keep) if keep is not None else None,
     )
     ending = _ended_by_signals()
-    if not session.quiet:
-        print(f"following {printable(path)}", file=sys.stderr, flush=True)
-    follower.run(ending)
+
+    def begun() -> None:
+        if not session.quiet:
+            print(f"following {printable(path)}", file=sys.stderr, flush=True)
+
+    follower.run(ending, begun)
     return Answer({"name": follower.archive.name})
 
 
@@ -212,7 +216,9 @@ def restore(
     if drill == (path is not None):
         raise InvalidArgument("Pass a PATH to restore to, or --drill.")
     moment = parse_time(at) if at is not None else None
-    report = restore_sqlite(session.open(), name, path or "", moment, drill=drill)
+    repository = session.open()
+    with session.progress("byte") as progress:
+        report = restore_sqlite(repository, name, path or "", moment, drill=drill, progress=progress)
     where = "in a temporary place, and it works" if drill else f"in {report.path}"
     remark = f"Restored {report.name} of {report.at} {where}. Complete up to {report.complete_until}. {report.problems}"
     return Answer(asdict(report), remark=remark.rstrip())
@@ -273,7 +279,11 @@ def list_all(system: str | None = None, /, *, session: SessionArgument) -> Answe
     from ..wal import WalArchive, list_systems
 
     repository = session.open()
-    systems = list_systems(repository) if system is None else [system]
+    systems = list_systems(repository)
+    if system is not None:
+        if system not in systems:
+            raise WalNotFound(f"There is no WAL of a server {system!r}. {hint(system, systems)}")
+        systems = [system]
     found = [timeline for each in systems for timeline in WalArchive(repository, each).list_timelines()]
     document = {"repository": repository.url, "timelines": [asdict(each) for each in found]}
     gaps = sum(len(each.missing) for each in found)

@@ -13,6 +13,7 @@ from ..artifacts import Artifact, ArtifactRegistry, ArtifactVersion
 from ..artifacts.handlers import find_handler
 from ..errors import HandlerNotFound, InvalidArgument, SnapshotsError
 from ..repository.choosing import RepositoryLike, as_repository
+from ..repository.progress import Progress
 from ..values import MemoryBody
 from ..values.pickling import require_pickle
 from .reports import UNREADABLE, ImportReport, NotImported, existing, moment, reason, within
@@ -27,6 +28,7 @@ def import_lazyscribe(
     *,
     collection: str = "default",
     allow_pickle: bool = False,
+    progress: Progress | None = None,
 ) -> ImportReport:
     """Import all artifacts of a repository or project of lazyscribe.
 
@@ -40,6 +42,7 @@ def import_lazyscribe(
         collection: The collection for the artifacts of a `repository.json`.
         allow_pickle: Whether to import artifacts of the handlers "pickle" and "joblib". Reading them runs code of
             whoever wrote them. Without it, they are left out.
+        progress: Called with a label, how many versions were looked at, and how many there are.
 
     Returns:
         The versions, such as "default/features:v0".
@@ -69,7 +72,7 @@ def import_lazyscribe(
             f"{file} is no repository.json or project.json of lazyscribe ({type(error).__name__}: {error}). "
             "Nothing was imported."
         ) from error
-    return import_versions(ArtifactRegistry(as_repository(repository)), versions, "lazyscribe")
+    return import_versions(ArtifactRegistry(as_repository(repository)), versions, "lazyscribe", progress)
 
 
 def _versions(row: Mapping[str, Any], folder: Path, collection: str, allow_pickle: bool) -> list[ForeignVersion]:

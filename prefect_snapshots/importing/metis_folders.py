@@ -20,8 +20,9 @@ from ..messages import printable
 from ..repository.choosing import RepositoryLike, as_repository
 from ..repository.names import check_name
 from ..repository.origin import Git
+from ..repository.progress import Progress
 from ..trees.scanning import Directory
-from .reports import UNREADABLE, ImportReport, NotImported, existing, moment, reason
+from .reports import UNREADABLE, ImportReport, NotImported, existing, moment, reason, watched_items
 
 _METADATA, _ARCHIVE = "metadata.json", ".tar.gz"
 _PIECE = 1 << 20
@@ -35,7 +36,11 @@ _MOST_MEMBERS = 1_000_000
 
 
 def import_metis(
-    path: str | os.PathLike[str], repository: RepositoryLike | None = None, *, name: str = "metis"
+    path: str | os.PathLike[str],
+    repository: RepositoryLike | None = None,
+    *,
+    name: str = "metis",
+    progress: Progress | None = None,
 ) -> ImportReport:
     """Import the snapshots of Metis's backup tool as backups.
 
@@ -47,6 +52,7 @@ def import_metis(
         path: The folder with the snapshots, or one snapshot. Archives (`.tar.gz`) are unpacked on the way.
         repository: Where to store the backups. A `Repository`, a URL, a path or a block.
         name: The name of the backups.
+        progress: Called with a label, how many snapshots were looked at, and how many there are.
 
     Returns:
         The names of the snapshots.
@@ -72,7 +78,8 @@ def import_metis(
     )
     history = BackupHistory(as_repository(repository), name)
     report = ImportReport()
-    for metadata, folder in sorted(((_read(each), each) for each in folders), key=lambda pair: _order(*pair)):
+    found = sorted(((_read(each), each) for each in folders), key=lambda pair: _order(*pair))
+    for metadata, folder in watched_items("importing", found, progress):
         label = str(metadata.get("snapshot_name") or folder.name)
         try:
             if any((each.run or {}).get("snapshot") == label for each in history.backups()):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import InvalidArgument, SnapshotsError
+from ..repository.progress import Progress
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,20 @@ class NotImported(Exception):
 
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, EOFError, zlib.error)
 """What reading a malformed file of another package raises, besides errors of this package and of the system."""
+
+
+def watched_items(what: str, items: Sequence[T], progress: Progress | None) -> Iterator[T]:
+    """Yield the items, and report after each how many were yielded.
+
+    Args:
+        what: The label of the step.
+        items: The items.
+        progress: Called with the label, how many items are done, and how many there are.
+    """
+    for number, item in enumerate(items, 1):
+        yield item
+        if progress is not None:
+            progress(what, number, len(items))
 
 
 def existing(path: str | os.PathLike[str], what: str) -> Path:

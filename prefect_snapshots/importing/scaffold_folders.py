@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..artifacts import Artifact, ArtifactRegistry, ArtifactVersion
 from ..repository.choosing import RepositoryLike, as_repository
+from ..repository.progress import Progress
 from .reports import ImportReport, existing, moment
 from .versions import ForeignVersion, import_versions
 
@@ -17,7 +18,11 @@ _VERSION = re.compile(r"v(0|[1-9][0-9]*)")
 
 
 def import_scaffold(
-    path: str | os.PathLike[str], repository: RepositoryLike | None = None, *, collection: str | None = None
+    path: str | os.PathLike[str],
+    repository: RepositoryLike | None = None,
+    *,
+    collection: str | None = None,
+    progress: Progress | None = None,
 ) -> ImportReport:
     """Import all versions of the artifacts in a folder of scaffold's `FileSystemArtifactManager`.
 
@@ -28,6 +33,7 @@ def import_scaffold(
         path: The folder. If it is in a bucket, download it first.
         repository: Where to store the artifacts. A `Repository`, a URL, a path or a block.
         collection: Import only this collection. Default: all.
+        progress: Called with a label, how many versions were looked at, and how many there are.
 
     Returns:
         The versions, such as "models/classifier:v0".
@@ -51,7 +57,7 @@ def import_scaffold(
         for artifact in _folders(each)
         for version in sorted(filter(_is_version, _folders(artifact)), key=lambda folder: int(folder.name[1:]))
     ]
-    return import_versions(ArtifactRegistry(as_repository(repository)), versions, "scaffold")
+    return import_versions(ArtifactRegistry(as_repository(repository)), versions, "scaffold", progress)
 
 
 def _log(artifact: Artifact, folder: Path) -> ArtifactVersion:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from ..checkpoints import Snapper
 from ..checkpoints.keys import stable_hash
 from ..errors import InvalidArgument, PickleRefused, UnhashableItem
 from ..repository.choosing import RepositoryLike
+from ..repository.progress import Progress
 from ..values.pickling import load, require_pickle
 from .reports import ImportReport, existing
 
@@ -30,6 +32,7 @@ def import_snapperable(
     function_version: object = None,
     key: Callable[[Any], Any] | None = None,
     allow_pickle: bool = False,
+    progress: Progress | None = None,
 ) -> ImportReport:
     """Import the results in a file of snapperable, so that a `Snapper` of the same function computes only the rest.
 
@@ -43,6 +46,7 @@ def import_snapperable(
         name, function_version, key: As you will pass them to `Snapper`.
         allow_pickle: The file contains pickles, and reading them runs code of whoever wrote them. Pass True if you
             trust them.
+        progress: Called with a label, how many results were imported, and how many there are.
 
     Returns:
         The number of results as one name, and what was left out.
@@ -79,7 +83,14 @@ def import_snapperable(
             inputs.append(item)
     options: dict[str, Any] = {"name": name, "function_version": function_version, "key": key, "max_retries": 0}
     snapper = Snapper(inputs, function, repository=repository, batch_size=_BATCH, **options)
-    snapper.job = replace(snapper.job, function=lambda item: results[stable_hash(item)])
+    counted = itertools.count(1)
+
+    def imported(item: Any) -> Any:
+        if progress is not None:
+            progress("importing", next(counted), len(inputs))
+        return results[stable_hash(item)]
+
+    snapper.job = replace(snapper.job, function=imported)
     snapper.start()
     done = snapper.counts.done
     if done:

@@ -12,11 +12,12 @@ from typing import Any
 from ..errors import InvalidArgument, PickleRefused, SnapshotsError
 from ..messages import printable
 from ..repository.choosing import RepositoryLike, as_repository
+from ..repository.progress import Progress
 from ..repository.times import to_nanoseconds
 from ..snapshots import SnapshotManager
 from ..snapshots.requests import SaveRequest
 from ..values.pickling import load, require_pickle
-from .reports import UNREADABLE, ImportReport, existing, moment, reason
+from .reports import UNREADABLE, ImportReport, existing, moment, reason, watched_items
 
 
 def import_snapshot_manager(
@@ -25,6 +26,7 @@ def import_snapshot_manager(
     *,
     name: str | None = None,
     allow_pickle: bool = False,
+    progress: Progress | None = None,
 ) -> ImportReport:
     """Import a file that `SnapshotManager.save_to_file` of snapshot-manager wrote.
 
@@ -35,6 +37,7 @@ def import_snapshot_manager(
         repository: Where to store the snapshots. A `Repository`, a URL, a path or a block.
         name: The name of the snapshots. Default: the name of the file, without its suffix.
         allow_pickle: The file is a pickle, and reading it runs code of whoever wrote it. Pass True if you trust them.
+        progress: Called with a label, how many snapshots were looked at, and how many there are.
 
     Returns:
         The ids of the snapshots.
@@ -56,7 +59,7 @@ def import_snapshot_manager(
     rows = _rows(file, allow_pickle)
     manager: SnapshotManager[Any] = SnapshotManager(as_repository(repository), name=name or file.stem)
     report = ImportReport()
-    for row in rows:
+    for row in watched_items("importing", rows, progress):
         label = str(row.get("id"))
         try:
             if label in manager:

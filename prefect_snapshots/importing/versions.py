@@ -9,7 +9,8 @@ from datetime import datetime
 from ..artifacts import Artifact, ArtifactRegistry, ArtifactVersion
 from ..errors import ArtifactNotFound, SnapshotsError
 from ..messages import printable
-from .reports import UNREADABLE, ImportReport, NotImported, reason
+from ..repository.progress import Progress
+from .reports import UNREADABLE, ImportReport, NotImported, reason, watched_items
 
 _IMPORTED_FROM, _NUMBER = "imported_from", "version"
 
@@ -38,17 +39,20 @@ class ForeignVersion:
         return f"{self.collection}/{self.name}:{self.number}"
 
 
-def import_versions(registry: ArtifactRegistry, versions: list[ForeignVersion], origin: str) -> ImportReport:
+def import_versions(
+    registry: ArtifactRegistry, versions: list[ForeignVersion], origin: str, progress: Progress | None
+) -> ImportReport:
     """Log versions that are not here yet, in the order of the list.
 
     Args:
         registry: Where to log them.
         versions: The versions, those of one artifact oldest first.
         origin: The package that logged them.
+        progress: Called with a label, how many versions were looked at, and how many there are.
     """
     report = ImportReport()
     known: dict[tuple[str, str], set[str]] = {}
-    for version in versions:
+    for version in watched_items("importing", versions, progress):
         try:
             artifact = registry.artifact(version.name, version.collection)
             there = known.setdefault((version.collection, version.name), _imported(artifact, origin))

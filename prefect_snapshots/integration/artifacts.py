@@ -327,8 +327,11 @@ acreate_release = task(cache_policy=NO_CACHE)(asynchronous(create_release.fn))
 
 
 def report_logged(registry: ArtifactRegistry, version: ArtifactVersion) -> None:
-    """Report that a version was logged or copied from another registry."""
+    """Report that a version was logged or copied from another registry, or that it was there already."""
     with only_warn(f"{version} was logged"):
+        if not version.new:
+            run_logger().info("No new version: %s has the same content.", version)
+            return
         info = registry.get_artifact(version.name, version.version, collection=version.collection)
         size, written = size_text(info.size), size_text(info.written)
         link = _leave_page(registry, version, str(version), about_version(info))

@@ -72,6 +72,9 @@ class SnapshotRepository(WritableFileSystem):
     # An invalid value may be a secret in the wrong field, so errors must not show it.
     model_config = ConfigDict(json_schema_extra=_with_secret_credentials, hide_input_in_errors=True)
 
+    # The form shows the fields in this order.
+
+    # Where it is.
     url: str = Field(
         title="URL",
         description="Where the repository is: a directory, or any fsspec URL such as s3://bucket/prefix.",
@@ -87,6 +90,13 @@ class SnapshotRepository(WritableFileSystem):
         title="Storage Options",
         description="Options of the fsspec file system, such as endpoint and keys. They override the credentials.",
     )
+    repository_id: str | None = Field(
+        default=None,
+        title="Repository ID",
+        description="The id that the repository must have. prefect-snapshots stats shows it.",
+    )
+
+    # Encryption.
     password: SecretStr | None = Field(
         default=None,
         description=(
@@ -99,25 +109,24 @@ class SnapshotRepository(WritableFileSystem):
         title="No Password",
         description="Open or create a repository without encryption, even if a password is set elsewhere.",
     )
-    repository_id: str | None = Field(
-        default=None,
-        title="Repository ID",
-        description="The id that the repository must have. prefect-snapshots stats shows it.",
-    )
-    compression: Literal["auto", "high", "none"] = Field(
-        default="auto",
-        description="How to compress new data. auto uses zstd if it saves space, high takes longer.",
-    )
+
+    # What may be done with it.
+    read_only: bool = Field(default=False, title="Read Only", description="Refuse every write.")
     allow_pickle: bool = Field(
         default=True,
         title="Allow Pickle",
         description="Load data that was stored with pickle. Turn this off if people you do not trust can write.",
     )
-    read_only: bool = Field(default=False, title="Read Only", description="Refuse every write.")
+    compression: Literal["auto", "high", "none"] = Field(
+        default="auto",
+        description="How to compress new data. auto uses zstd if it saves space, high takes longer.",
+    )
+
+    # As the storage of results.
     results: str = Field(
         default="default",
         description=(
-            "A namespace for the results that this block stores. Prefect uses the same keys in result_storage "
+            "Results: the namespace of those that this block stores. Prefect uses the same keys in result_storage "
             "and key_storage. If both use one repository, use different names in their blocks."
         ),
     )
@@ -125,14 +134,14 @@ class SnapshotRepository(WritableFileSystem):
         default=True,
         title="Durable Results",
         description=(
-            "In a directory, wait until a result of up to 64 KB survives a loss of power. Turn this off for faster "
+            "Results: in a directory, wait until one of up to 64 KB survives a loss of power. Turn this off for faster "
             "writes: a crash of the machine can then lose or damage the last results."
         ),
     )
     keep_read_results: bool = Field(
         default=False,
         title="Keep Read Results",
-        description="Let results that are read count as new for the flow expire_results with by='read'.",
+        description="Results: those that are read count as new for the flow expire_results with by='read'.",
     )
 
     def get_repository(self) -> Repository:

@@ -14,6 +14,7 @@ from ..backups import BackupManager
 from ..backups.sources import Database
 from ..documents.texts import count_text, size_text
 from ..errors import SnapshotsError
+from ..messages import system_error
 from ..repository import Repository
 from ..repository.location import open_location
 
@@ -42,8 +43,10 @@ def finding(what: str, look: Callable[[], Iterable[str]]) -> Finding:
     """
     try:
         return Finding(what, True, tuple(look()))
-    except (SnapshotsError, OSError) as error:
+    except SnapshotsError as error:
         return Finding(what, False, (str(error),))
+    except OSError as error:
+        return Finding(what, False, (system_error(error),))
 
 
 def look_at_repository(repository: Repository, *, probe: bool = False) -> Iterator[str]:

@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NoReturn
 
 from ..errors import InvalidArgument
+from ..messages import hint
 from .metadata import finder
 from .times import parse_time
 
@@ -74,7 +75,9 @@ class Condition:
         if not isinstance(text, str) or len(text) > _LENGTH:
             raise InvalidArgument(f"A condition must be a string of up to {_LENGTH:,} characters.")
         self.text = text
-        self._predicate = _Parser(text).parse()
+        parser = _Parser(text)
+        self._predicate = parser.parse()
+        self._names = tuple(dict.fromkeys(parser.names))
 
     def matches(self, fields: Mapping[str, Any], metadata: dict[str, Any]) -> bool:
         """Return whether a version meets the condition.
@@ -84,6 +87,26 @@ class Condition:
             metadata: Its metadata, where all other fields are looked up.
         """
         return self._predicate(lambda name: _look_up(name, fields, metadata))
+
+    def unknown_fields(self, versions: Iterable[tuple[Mapping[str, Any], dict[str, Any]]]) -> list[str]:
+        """Return a sentence for each field of the condition that none of these versions has: it may be misspelt.
+
+        Args:
+            versions: The fields and the metadata of each version, as for `matches`.
+
+        Example:
+            >>> Condition("los < 0.1").unknown_fields([({"id": "a"}, {"loss": 0.05})])
+            ["Nothing here has 'los'. Did you mean 'loss'?"]
+        """
+        missing, known = set(self._names), dict[str, None]()
+        for fields, metadata in versions:
+            missing = {name for name in missing if _look_up(name, fields, metadata) is _MISSING}
+            if not missing:
+                return []
+            known |= dict.fromkeys((*fields, *_paths(metadata)))
+        if not known:
+            return []
+        return [f"Nothing here has {name!r}. {hint(name, known)}" for name in self._names if name in missing]
 
     def __repr__(self) -> str:
         return f"Condition({self.text!r})"
@@ -101,10 +124,19 @@ def _look_up(name: str, fields: Mapping[str, Any], metadata: dict[str, Any]) -> 
     return finder(name, _MISSING)(metadata)
 
 
+def _paths(metadata: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """Yield the fields in metadata, with dots in those of nested dictionaries."""
+    for key, value in metadata.items():
+        yield f"{above}{key}"
+        if isinstance(value, Mapping):
+            yield from _paths(value, f"{above}{key}.")
+
+
 class _Parser:
     """Parses one condition, from left to right."""
 
     def __init__(self, text: str) -> None:
+        self.names: list[str] = []
         self._text = text
         self._tokens = self._split(text)
         self._at = 0
@@ -182,6 +214,7 @@ class _Parser:
         if kind not in ("word", "name") or (kind == "word" and name.lower() in ("and", "or", "not", "in")):
             self._refuse("there should be the name of a field")
         self._at += 1
+        self.names.append(name)
         if self._accept("not"):
             if not self._accept("in"):
                 self._refuse("there should be 'in'")

@@ -16,11 +16,13 @@ from datetime import datetime
 from typing import Any, BinaryIO
 
 from ..errors import IntegrityError, WalNotFound, WalRefused
+from ..messages import hint
 from ..repository.catalog import Event
 from ..repository.commits import Draft
 from ..repository.contents import ContentReader, inline
 from ..repository.location import Buffer
 from ..repository.names import check_name
+from ..repository.progress import Progress, silent
 from ..repository.repository import Repository
 from ..repository.times import from_nanoseconds, to_nanoseconds
 from ..repository.tracking import TrackedStream, damage_of
@@ -119,6 +121,11 @@ class SQLiteState:
     base: Event
     logs: tuple[Event, ...]
     last: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the base copy and of these frames."""
+        return sum(event.content.size for event in (self.base, *self.logs) if event.content is not None)
 
 
 class SQLiteArchive:
@@ -260,7 +267,12 @@ class SQLiteArchive:
         moment = None if at is None else to_nanoseconds(at)
         bases = [base for base in state.bases if moment is None or base.body["at"] <= moment]
         if not state.bases:
-            raise WalNotFound(f"The archive of {self.name} in {self.repository.url} has no base copy yet.")
+            known = _names(self.repository)
+            if self.name in known:
+                raise WalNotFound(f"The archive of {self.name} in {self.repository.url} has no base copy yet.")
+            raise WalNotFound(
+                f"The archive in {self.repository.url} has no SQLite database {self.name!r}. {hint(self.name, known)}"
+            )
         if not bases:
             since = _not_before(state.bases[0].body["at"])
             raise WalNotFound(
@@ -291,22 +303,31 @@ class SQLiteArchive:
         complete = complete if moment is None else min(complete, moment)
         return SQLiteState(_not_before(found), from_nanoseconds(complete), base, tuple(logs), last)
 
-    def write(self, state: SQLiteState, file: BinaryIO) -> None:
+    def write(self, state: SQLiteState, file: BinaryIO, progress: Progress = silent) -> None:
         """Write a state of the database to an empty file. Every byte is verified.
+
+        Args:
+            state: The state.
+            file: The empty file.
+            progress: Called with the bytes that were read from the archive, and how many there are.
 
         Raises:
             IntegrityError: The archive is damaged.
         """
         label = f"wal/{_PREFIX}{self.name}"
+        total, done = state.size, 0
         with self._tracked.reading(state.base, label) as content:
             for at in range(0, content.body_size, _PIECE):
-                file.write(content.read(at, min(_PIECE, content.body_size - at)))
+                done += file.write(content.read(at, min(_PIECE, content.body_size - at)))
+                progress("restoring", done, total)
         with damage_of(label):
             pages = 0
             for event in state.logs:
                 with self._tracked.reading(event, label) as content:
                     count = state.last - _first(event) + 1 if event is state.logs[-1] else None
                     pages = _apply(content, event.body["page"], count, file) or pages
+                    done += content.body_size
+                    progress("restoring", done, total)
         if pages:
             file.truncate(pages * state.base.body["page"])
 
@@ -321,9 +342,12 @@ class SQLiteArchive:
 
 def list_sqlite_windows(repository: Repository) -> list[SQLiteWindow]:
     """Return which times can be restored of each SQLite database that is followed, sorted by name."""
+    return [SQLiteArchive(repository, name).window() for name in _names(repository)]
+
+
+def _names(repository: Repository) -> list[str]:
     names = repository.names(KIND) if repository.exists() else ()
-    found = [name.removeprefix(_PREFIX) for name in names if name.startswith(_PREFIX)]
-    return [SQLiteArchive(repository, name).window() for name in found]
+    return [name.removeprefix(_PREFIX) for name in names if name.startswith(_PREFIX)]
 
 
 def _not_before(nanoseconds: int) -> datetime:

@@ -140,11 +140,12 @@ class SQLiteFollower:
         self.base_every = base_every
         self.keep = keep
 
-    def run(self, ending: threading.Event | None = None) -> None:
+    def run(self, ending: threading.Event | None = None, begun: Callable[[], None] | None = None) -> None:
         """Follow until `ending` is set, or forever. What was committed before is archived then.
 
         Args:
             ending: Ends it.
+            begun: Called once, when the database is followed.
 
         Raises:
             InvalidArgument: The file is no SQLite database in WAL mode.
@@ -152,7 +153,10 @@ class SQLiteFollower:
         """
         ending = ending or threading.Event()
         with _LiveLog(self.path) as live, ThreadPoolExecutor(1) as worker:
-            _Following(self, live, worker).run(ending)
+            following = _Following(self, live, worker)
+            if begun is not None:
+                begun()
+            following.run(ending)
 
 
 class _Following:

@@ -14,6 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from urllib.parse import urlencode
 
 from ...errors import InvalidArgument, MissingDependency
+from ...repository.location import refuse_missing_slash
 from ..sources import Database, DatabaseDriver, DatabaseServer, Password
 from .arangodb import ArangoDB
 from .duckdb import DuckDB
@@ -81,6 +82,8 @@ def open_database(url: str, password: Password = None, options: Mapping[str, str
         SQLite(path='/var/lib/app.db')
     """
     scheme, separator, _ = url.partition("://")
+    if not separator:
+        refuse_missing_slash(url, {name for driver in drivers() for name in driver.schemes})
     if scheme in PostgreSQLCluster.schemes:
         return PostgreSQLCluster.from_url(_with_options(url, options), password)
     scheme = scheme.partition("+")[0]
@@ -89,10 +92,11 @@ def open_database(url: str, password: Password = None, options: Mapping[str, str
             return driver.from_url(_with_options(url, options), password)
     if separator and (broken := _found()[1].get(scheme)):
         raise MissingDependency(f"The package that registers databases of {scheme}:// cannot be imported: {broken}")
+    what = f"a URL that begins with {scheme[:20]!r}" if separator else "this path"
     known = [f"{name}://" for driver in drivers() for name in driver.schemes]
     suffixes = [suffix for driver in drivers() for suffix in driver.suffixes]
     raise InvalidArgument(
-        f"No database is known by a URL that begins with {scheme[:20]!r}. Write one of {', '.join(known)}, or the path "
+        f"No database is known by {what}. Write one of {', '.join(known)}, or the path "
         f"of a file that ends in {', '.join(suffixes)}."
     )
 

@@ -23,7 +23,7 @@ from .large_files import LargeFile
 from .limiting import LimitedLocation
 from .local import LocalLocation
 from .memory import MemoryLocation
-from .schemes import open_location
+from .schemes import open_location, refuse_missing_slash
 
 __all__ = [
     "Appender",
@@ -39,4 +39,5 @@ __all__ = [
     "Requests",
     "checked",
     "open_location",
+    "refuse_missing_slash",
 ]

@@ -11,8 +11,10 @@ from typing import Any, BinaryIO, NamedTuple
 from ...errors import InvalidArgument, MissingDependency, ObjectMissing, SnapshotsError, StorageError
 from ...redaction import safe_url
 from .clients import free_fsspec_in_children
+from .schemes import refuse_missing_slash
 
-_URL = re.compile(r"(?:file|memory|s3|gs|gcs|az|abfs|https?)://[^\x00-\x1f\x7f]+")
+_SCHEMES = ("file", "memory", "s3", "gs", "gcs", "az", "abfs", "http", "https")
+_URL = re.compile(rf"(?:{'|'.join(_SCHEMES)})://[^\x00-\x1f\x7f]+")
 """The URLs that may be read. Others of fsspec read other files, or unpack archives, and are not what they seem."""
 _CHECKS = {
     "version": ("VersionId", "version_id", "generation"),
@@ -43,6 +45,7 @@ def url_of(url: str | os.PathLike[str]) -> str:
         InvalidArgument: It does not.
     """
     text = os.fspath(url)
+    refuse_missing_slash(text, _SCHEMES)
     text = text if "://" in text else f"file://{os.path.abspath(os.path.expanduser(text))}"
     if not _URL.fullmatch(text) or "::" in text:
         raise InvalidArgument(
@@ -98,6 +101,10 @@ def _storage(url: str, options: Mapping[str, Any]) -> Iterator[tuple[Any, str]]:
         files.invalidate_cache()
         yield files, root
     except FileNotFoundError as error:
+        # The file system for HTTP raises this for every failure: no answer, no permission, a broken server.
+        cause = error.__cause__
+        if cause is not None and getattr(cause, "status", 0) not in (404, 410) and url.startswith("http"):
+            raise StorageError(f"{url} cannot be read: {str(cause) or type(cause).__name__}") from error
         raise ObjectMissing(f"There is nothing at {url}.") from error
     except ImportError as error:
         raise MissingDependency(f"{url} cannot be read, because a package is missing: {error}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -27,6 +27,12 @@ _OURS: Mapping[str, tuple[str, str]] = {
     "gs": ("gcs", "GCSLocation"),
     "gcs": ("gcs", "GCSLocation"),
 }
+
+
+_OFTEN = frozenset({"abfs", "abfss", "adl", "az", "ftp", "hdfs", "http", "https", "sftp", "smb", "ssh", "webdav"})
+"""Schemes of other file systems, which a URL that lacks a slash is recognised by."""
+_KEPT = {"file": "://", "local": "://", "sqlite": ":///", "duckdb": ":///"}
+"""How URLs of these schemes begin. What follows is a path, and keeps its slash."""
 
 
 def open_location(url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Location:
@@ -64,6 +70,8 @@ def open_location(url: str | os.PathLike[str], storage_options: Mapping[str, Any
             f"{safe_url(given)}: a repository cannot be at a chained URL. Pass the last part of the URL."
         )
     scheme, separator, rest = given.partition("://")
+    if not separator:
+        refuse_missing_slash(given, {*_OURS, *_OFTEN, *_brought()} if ":" in given else ())
     scheme, rest = (scheme.lower(), rest) if separator else ("file", given)
     local = scheme in ("file", "local")
     if not (rest if local else rest.strip("/")):
@@ -77,6 +85,26 @@ def open_location(url: str | os.PathLike[str], storage_options: Mapping[str, Any
         )
     _check_options(scheme, safe_url(given), storage_options or {})
     return _kind(scheme)(scheme, rest, storage_options or {})
+
+
+def refuse_missing_slash(text: str, schemes: Container[str]) -> None:
+    """Refuse a URL that lacks a slash, such as `s3:/bucket`. As a path, it would send the data to the disk.
+
+    Args:
+        text: What may be a path or a URL.
+        schemes: The schemes of URLs that are possible here.
+
+    Raises:
+        InvalidArgument: It begins like a URL of these schemes.
+    """
+    scheme, separator, rest = text.partition(":")
+    plain = scheme.lower().partition("+")[0]
+    if separator and plain in schemes and not rest.startswith("//"):
+        right = f"{scheme}{_KEPT[plain]}{rest}" if plain in _KEPT else f"{scheme}://{rest.lstrip('/')}"
+        raise InvalidArgument(
+            f"A URL has two slashes after the colon: did you mean {safe_url(right)}? If you mean a file or directory "
+            "of this name, write ./ in front of it."
+        )
 
 
 def _check_options(scheme: str, url: str, options: Mapping[str, Any]) -> None:
