@@ -93,7 +93,7 @@ def test_a_part_is_downloaded_by_patterns(registry: ArtifactRegistry, tmp_path: 
         registry.download_artifact("x", to=to, paths=patterns)
         assert found_in(to) == files
         assert all(path.read_text() == str(path.relative_to(to)) for path in to.rglob("*") if path.is_file())
-    with pytest.raises(InvalidArgument, match=r"No file of default/x:v0 matches '\*.zip'\. Nothing was downloaded"):
+    with pytest.raises(InvalidArgument, match=r"No file of default/x:v0 matches '\*.zip'\. Nothing was changed"):
         registry.download_artifact("x", to=tmp_path / "none", paths="*.zip")
     assert not (tmp_path / "none").exists()
 

@@ -1090,7 +1090,7 @@ def test_a_search_that_finds_nothing_says_what_may_be_misspelt(models: Program) 
     for command, said in {
         "artifacts list notes --where los<1": "Nothing here has 'los'. Did you mean 'loss'?",
         "artifacts list --where los<1": "Nothing here has 'los'. Did you mean 'loss'?",
-        "snapshots list train --where optimiser.nam=adam": "Did you mean 'optimiser.name'?",
+        "snapshots list train --where optimiser.nam=adam": "Did you mean 'optimiser.name'",
         "snapshots list train --tag evn": "Nothing here has the tag 'evn'. Did you mean 'even'",
     }.items():
         assert said in models.run(*command.split()).stdout
@@ -1103,9 +1103,14 @@ def test_commands_that_people_look_for_lead_to_those_that_do_the_same(program: P
         "snapshots rm x": "snapshots delete",
         "backups run": "backups create",
         "checkpoints ls": "checkpoints list",
+        "backups search x": "backups list",
     }.items():
         assert f"Use `prefect-snapshots {meant}`." in program.complaint(*command.split(), status=2)
-    assert "Unknown command" in program.complaint("passwords", "search", status=2)
+    searched = program.complaint("search", "x", status=2)
+    assert searched.count("list --where CONDITION`") == 2, "of snapshots and artifacts"
+    restore = program.complaint("restore", "x", status=2)
+    assert "Use `prefect-snapshots snapshots restore` or `prefect-snapshots backups restore`." in restore
+    assert 'Did you mean "check"?' in program.complaint("chek", status=2)
 
 
 def test_artifacts_are_promoted_rolled_back_and_released(models: Program) -> None:
@@ -1342,9 +1347,10 @@ def test_latest_is_that_of_the_name_that_is_given(shop: Program) -> None:
         "backups", "restore", newer, "--name", "shop", "--yes", status=1
     )
     shop.run("backups", "restore", newer, "--yes")
-    assert "no backups under the name 'ap'" in shop.run("backups", "list", "ap").stdout
+    assert "no backups under the name 'ap'" in shop.complaint("backups", "list", "ap", status=1)
     shop.run("backups", "delete", newer, "--yes")
-    assert "no backups under the name 'app'. There is only 'shop'" in shop.run("backups", "list", "app").stdout
+    gone = shop.complaint("backups", "list", "app", status=1)
+    assert "no backups under the name 'app'. There is only 'shop'" in gone
     shop.run("backups", "delete", older, "--force", "--yes")
     for backup in shop.json("backups", "list")["backups"]:
         shop.run("backups", "delete", backup["name"], "--force", "--yes")
@@ -1473,7 +1479,7 @@ def test_doctor_says_whether_a_backup_could_be_made(shop: Program) -> None:
     assert "A backup can be made." in shop.run("backups", "doctor").stdout
     found = shop.json("backups", "doctor", "--database", "app.db", "--directory", "nowhere", status=1)["findings"]
     assert [finding["ok"] for finding in found] == [True, True, False]
-    assert found[2]["found"] == ["nowhere: No such file or directory"]
+    assert found[2]["found"] == ["No such file or directory"]
     assert contents(shop.directory) == before
     (shop.directory / "pyproject.toml").unlink()
     assert "nothing to back up" in shop.run("backups", "doctor", "-r", "backups", status=1).stdout

@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -31,12 +32,13 @@ from prefect_snapshots import (
     use_repository,
 )
 from prefect_snapshots.checkpoints import CheckpointManager
-from prefect_snapshots.documents import code
+from prefect_snapshots.documents import code, html_page
 from prefect_snapshots.integration import live
 from prefect_snapshots.integration.artifacts import log_artifact
 from prefect_snapshots.integration.backups import report_created
 from prefect_snapshots.integration.live import artifact_key
 from prefect_snapshots.integration.reporter import Reporter
+from prefect_snapshots.reports import describe_repository
 
 # One site for all of them. They follow one another as a person would, and the runs go on meanwhile.
 pytestmark = [pytest.mark.xdist_group("end-to-end"), pytest.mark.timeout(400)]
@@ -205,6 +207,19 @@ def test_a_watch_shows_the_whole_repository(site: Site, later_runs: dict[str, UU
         expect(page.locator("main")).to_contain_text(name)
     expect(page.locator("main")).to_contain_text("The backups of prefect-server are overdue")
     shoot("repository", LONG)
+
+
+def test_the_report_of_the_command_line_is_one_page(
+    site: Site, later_runs: dict[str, UUID], page: Page, shoot: Shoot, tmp_path: Path
+) -> None:
+    site.reached(later_runs["promotion"], "Completed")
+    file = tmp_path / "report.html"
+    documents = list(describe_repository(Repository(site.repository)))
+    file.write_text(html_page(f"Report on {Repository(site.repository).url}", documents, datetime.now(UTC)))
+    page.goto(file.as_uri())
+    for name in ("project", "default/digits-model", "corpus"):
+        expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
+    shoot("report", LONG)
 
 
 def test_what_is_scheduled_runs_once_at_a_time_and_what_waits_for_a_person_has_no_limit(site: Site) -> None:

@@ -260,7 +260,8 @@ class BackupManager:
         sources = [*sorted((each for each in listed.values() if each.name not in known), key=_name), *sources]
         if not sources and not empty:
             raise InvalidArgument(
-                "There is nothing to back up. Give the manager databases=[...], directories=[...] or files=[...]."
+                "There is nothing to back up. Give the manager databases=[...], directories=[...] or files=[...]. "
+                "On the command line, pass --database, --directory or --file, or configure pyproject.toml."
             )
         return BackupRequest(sources=sources, description=description, pinned=pinned, tags=tags, run=run, token=token)
 

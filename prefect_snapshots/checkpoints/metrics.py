@@ -302,7 +302,7 @@ def _throughput(metrics: Metrics) -> Iterator[Chart]:
     bad = np.add.reduceat(failed[order], bounds[:-1]) / seconds
     labels = tuple(f"item {end:,}" for end in bounds[1:].tolist())
     rates = tuple((np.diff(bounds) / seconds).tolist())
-    yield Chart("Throughput, in the order of computing", "bars", "rate", rates, labels, failed=tuple(bad.tolist()))
+    yield Chart("Throughput while the function is computing", "bars", "rate", rates, labels, failed=tuple(bad.tolist()))
 
 
 def _working_time(metrics: Metrics, until: Any) -> Any:

@@ -190,15 +190,13 @@ def list_all(name: Name | None = None, /, *, verbose: bool = False, session: Ses
         name: List only the backups of this name. Default: the name in pyproject.toml, or else all.
         verbose: Also show their parts, with the rows or documents per table or collection.
     """
-    from ..backups import list_names
-
     repository = session.open()
     names = _names(repository, name)
-    if name is not None and name not in list_names(repository):
-        raise BackupNotFound(_none_under(repository, names))
     managers = {each: _manager(repository, each) for each in names}
     found = {each: manager.list_backups() for each, manager in managers.items()}
     failed = {each: manager.list_failed_backups() for each, manager in managers.items()}
+    if name is not None and not found[name] and not failed[name]:
+        raise BackupNotFound(_none_under(repository, names))
     document = {
         "repository": repository.url,
         "backups": [{"manager": each, **backup.to_dict()} for each, backups in found.items() for backup in backups],

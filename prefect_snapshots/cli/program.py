@@ -13,6 +13,7 @@ import difflib
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from cyclopts import App, Group, Parameter
@@ -191,18 +192,29 @@ def _understandable(error: CycloptsError) -> str:
         names = {name.lstrip("-"): name for each in known for name in each.names} | {"help": "--help"}
         near = difflib.get_close_matches(option.lstrip("-"), names, 1)
         return f"Unknown option: {option}." + "".join(f" Did you mean {names[name]}?" for name in near)
-    if isinstance(error, UnknownCommandError) and error.unused_tokens and error.command_chain:
-        group, word = " ".join(error.command_chain), error.unused_tokens[0]
-        meant = _MEANT.get(word, "")
-        place = _app
-        for each in error.command_chain:
-            place = place[each]
-        if meant and meant.split()[0] in place:
-            return f"Unknown command: {group} {word}. Use `prefect-snapshots {group} {meant}`."
+    if isinstance(error, UnknownCommandError) and error.unused_tokens:
+        chain, word = [*(error.command_chain or ())], error.unused_tokens[0]
+        kinds = snapshots.app, checkpoints.app, artifacts.app, backups.app
+        groups = [chain] if chain else [[*kind.name] for kind in kinds]
+        uses = [use for group in groups if (use := _same(group, word))]
+        if uses:
+            return f"Unknown command: {' '.join([*chain, word])}. Use {' or '.join(uses)}."
     if isinstance(error, MissingArgumentError) and error.argument is not None:
         name = error.argument.name
         return f"{'Option' if name.startswith('-') else 'Argument'} {name} is missing, or has no value."
     return str(error)
+
+
+def _same(group: Sequence[str], word: str) -> str:
+    """Return the command of a group that does what a word seems to mean. Empty if there is none."""
+    verb, *options = _MEANT.get(word, word).split()
+    place = _app
+    for each in group:
+        place = place[each]
+    if verb not in place:
+        return ""
+    known = [name for argument in place[verb].assemble_argument_collection() for name in argument.names]
+    return f"`{' '.join(['prefect-snapshots', *group, verb, *(options if {*options[:1]} <= {*known} else ())])}`"
 
 
 def _message(error: Exception) -> str:

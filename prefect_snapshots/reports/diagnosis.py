@@ -46,7 +46,8 @@ def finding(what: str, look: Callable[[], Iterable[str]]) -> Finding:
     except SnapshotsError as error:
         return Finding(what, False, (str(error),))
     except OSError as error:
-        return Finding(what, False, (system_error(error),))
+        known = error.strerror is not None and str(error.filename) in what
+        return Finding(what, False, (str(error.strerror) if known else system_error(error),))
 
 
 def look_at_repository(repository: Repository, *, probe: bool = False) -> Iterator[str]:

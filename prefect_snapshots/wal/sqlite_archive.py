@@ -125,7 +125,8 @@ class SQLiteState:
     @property
     def size(self) -> int:
         """Bytes of the base copy and of these frames."""
-        return sum(event.content.size for event in (self.base, *self.logs) if event.content is not None)
+        contents = [event.content for event in (self.base, *self.logs) if event.content is not None]
+        return sum(content.size - content.manifest_size for content in contents)
 
 
 class SQLiteArchive:
