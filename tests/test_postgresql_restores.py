@@ -175,6 +175,44 @@ def test_what_is_set_for_a_database_comes_back(server: Server, admin: Client, sh
     whole_round(server, admin)
 
 
+def test_rights_and_settings_that_others_depend_on_come_first(server: Server, admin: Client, shop: Client) -> None:
+    # Rights on the database of which each comes from another one; rows whose checks and columns depend on settings of
+    # the database; a view that reads one with a later name through a function.
+    admin("CREATE ROLE reader; CREATE ROLE writer")
+    shop(
+        "GRANT CONNECT ON DATABASE shop TO writer WITH GRANT OPTION; SET ROLE writer; "
+        "GRANT CONNECT ON DATABASE shop TO reader WITH GRANT OPTION; SET ROLE reader; "
+        "GRANT CONNECT ON DATABASE shop TO PUBLIC; RESET ROLE; REVOKE TEMPORARY ON DATABASE shop FROM postgres, PUBLIC;"
+        "ALTER DATABASE shop SET TimeZone = 'Asia/Kathmandu'; ALTER DATABASE shop SET bytea_output = 'escape'; "
+        "ALTER DATABASE shop SET app.factor = '3'; ALTER DATABASE shop SET standard_conforming_strings = off"
+    )
+    shop(
+        "CREATE FUNCTION factor() RETURNS int LANGUAGE sql IMMUTABLE AS $$SELECT current_setting('app.factor')::int$$; "
+        "CREATE TABLE t (at timestamptz, d date, b bytea, i int, CHECK (d = at::date), CHECK (i < factor()), "
+        "j int GENERATED ALWAYS AS (i * factor()) STORED); INSERT INTO t VALUES ('2026-01-01 00:30', '2026-01-01', "
+        "'x', 2); CREATE MATERIALIZED VIEW z AS SELECT * FROM t; "
+        "CREATE FUNCTION of_z() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT count(*) FROM z); END'; "
+        "CREATE MATERIALIZED VIEW a AS SELECT of_z() AS n"
+    )
+    kept = StoredDump.of(of(server))
+    with of(server).scratch() as scratch:
+        scratch.restore(kept)
+        assert drilled(scratch) == drilled(of(server))
+    whole_round(server, admin)
+
+
+def drilled(database: Any) -> dict[str, str]:
+    with database.dump() as dump:
+        found: dict[str, str] = database.checksums(dump.files)
+        return found
+
+
+def test_a_database_may_lack_its_usual_language(server: Server, admin: Client, shop: Client) -> None:
+    shop("DROP EXTENSION plpgsql; CREATE TABLE t AS SELECT 1 AS i")
+    whole_round(server, admin)
+    assert shop("SELECT count(*) FROM pg_language WHERE lanname = 'plpgsql'") == ["0"]
+
+
 @pytest.mark.parametrize(
     "setting",
     [
@@ -226,9 +264,14 @@ def test_a_database_has_its_encoding(server: Server, admin: Client, encoding: st
         if encoding == "SQL_ASCII"
         else "SET client_encoding = UTF8; SELECT name FROM t"
     )
+    if encoding == "SQL_ASCII":  # names in any encoding as well
+        for what in ("CREATE TABLE %I (i serial)", "INSERT INTO %I DEFAULT VALUES", "CREATE INDEX ON %I (i)"):
+            shop(f"SELECT format('{what}', E'caf\\xe9') \\gexec\n")
+        read += "; SELECT relname::bytea FROM pg_class WHERE relname LIKE 'caf%' ORDER BY 1"
     before, kept = shop(read), StoredDump.of(of(server))
+    assert (kept.counts.get('public."caf\\xe9"') == 1) == (encoding == "SQL_ASCII")
     shop("UPDATE t SET name = 'x'")
-    of(server).restore(kept, only=["public.t"])
+    of(server).restore(kept, only=list(kept.counts))
     assert shop(read) == before
     shop("UPDATE t SET name = 'x'")
     of(server).restore(kept)
@@ -420,8 +463,10 @@ SETTINGS: list[dict[str, Any]] = [
     {"connections": 1.5},
     {"connections": -7},
     {"provider": "icu\n\\! touch {file}\n"},
-    {"grants": [["postgres", "CONNECT\n\\! touch {file}\n", False]]},
-    {"grants": [["postgres", "CONNECT ON DATABASE shop TO PUBLIC; DROP DATABASE postgres; --", False]]},
+    {"grants": [["postgres", "CONNECT\n\\! touch {file}\n", False, "postgres"]]},
+    {"grants": [["postgres", "CONNECT ON DATABASE shop TO PUBLIC; DROP DATABASE postgres; --", False, "postgres"]]},
+    {"session": {"TimeZone": "UTC\0"}},
+    {"session": {"session_preload_libraries": "{file}"}},
     {"settings": [[None, "a\n\\! touch {file}\n=1"]]},
     {"settings": [[None, 'work_mem" TO 1; DROP DATABASE postgres; --=1']]},
     {"settings": [[None, "no equals sign"]]},

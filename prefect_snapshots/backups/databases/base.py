@@ -512,7 +512,7 @@ def private_file(text: str) -> Iterator[tuple[str, int]]:
     Returns:
         The path by which the program can open it, and the descriptor that the program must inherit.
     """
-    data = text.encode()
+    data = text.encode(errors="surrogateescape")
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("prefect-snapshots")
         os.fchmod(descriptor, 0o600)  # clients ignore an option file that everybody can write to

@@ -125,9 +125,15 @@ _KEYS_IN = "--section=post-data"
 """The part of a dump that has its foreign keys."""
 _COMMENT = "COMMENT ON CONSTRAINT "
 
+_OWN_ENCODING = (
+    "SELECT set_config('client_encoding', 'SQL_ASCII', false) WHERE current_setting('server_encoding') = 'SQL_ASCII'"
+)
+"""Where names may be in any encoding, bytes are taken as they are."""
+
 _SESSION = (
     "SET search_path = pg_catalog; SET row_security = off; SET client_min_messages = error; "
     "SET default_transaction_read_only = off; SET quote_all_identifiers = off; SET standard_conforming_strings = on; "
+    f"{_OWN_ENCODING}; "
     "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('statement_timeout', 'lock_timeout', "
     "'transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout')"
 )
@@ -146,6 +152,14 @@ _LISTS = (
 )
 """Settings whose value is a list of names: quoted as one value, it would become one long name."""
 _ELEMENT = re.compile(r'"((?:[^"]|"")*)"|([^",\s]+)')
+
+OWN_SETTINGS = """
+SELECT coalesce(jsonb_agg(lower(name)), '[]') FROM pg_settings
+WHERE context = 'user' AND name NOT IN ('local_preload_libraries', 'role', 'session_authorization')
+"""
+"""Settings that every role may change for itself. Not among them: settings of extensions that are not loaded, because
+the server cannot say what they do, and those that load a library or change the user."""
+_KEEPING_OUT = ("default_transaction_read_only", "idle_session_timeout", "exit_on_error")
 
 _OWNERS = "owners"
 """An option of a URL: with `false`, a restore leaves owners and rights to whoever restores."""
@@ -201,8 +215,12 @@ SELECT jsonb_build_object(
   'settings', (SELECT coalesce(jsonb_agg(jsonb_build_array(r.rolname, c) ORDER BY r.rolname, i), '[]')
     FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = setrole, unnest(setconfig) WITH ORDINALITY AS u(c, i)
     WHERE setdatabase = d.oid),
-  'grants', (SELECT jsonb_agg(jsonb_build_array(r.rolname, privilege_type, is_grantable) ORDER BY 1, 2)
-    FROM aclexplode(datacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee WHERE datacl IS NOT NULL))
+  'session', jsonb_build_object('TimeZone', current_setting('TimeZone')) || CASE WHEN EXISTS (
+    SELECT FROM pg_attribute WHERE atttypid = 'money'::regtype AND attrelid >= 16384)
+    THEN jsonb_build_object('lc_monetary', current_setting('lc_monetary')) ELSE '{}' END,
+  'grants', (SELECT jsonb_agg(jsonb_build_array(r.rolname, privilege_type, is_grantable, g.rolname) ORDER BY n)
+    FROM aclexplode(datacl) WITH ORDINALITY a (grantor, grantee, privilege_type, is_grantable, n)
+    LEFT JOIN pg_roles r ON r.oid = a.grantee JOIN pg_roles g ON g.oid = a.grantor WHERE datacl IS NOT NULL))
 FROM pg_database d WHERE datname = current_database()
 """
 
@@ -323,7 +341,10 @@ class _PostgreSQLSettings(
     locale: str | None
     comment: str | None
     settings: list[tuple[str | None, str]]
-    grants: list[tuple[str | None, Literal["CREATE", "CONNECT", "TEMPORARY"], bool]] | None
+    grants: list[tuple[str | None, Literal["CREATE", "CONNECT", "TEMPORARY"], bool, str]] | None
+    """To whom (None: to all), what, whether they may grant it, and who has granted it, whose own right comes before."""
+    session: dict[Literal["TimeZone", "lc_monetary"], str] = {}
+    """What the text of the rows, and checks of them, depend on."""
     template: bool = False
     rules: str | None = None
     tablespace: str = "pg_default"
@@ -342,7 +363,8 @@ class _PostgreSQLSettings(
     def __post_init__(self) -> None:
         named = [self.encoding, self.owner, self.collate, self.ctype, self.locale or "C", self.tablespace, *self.roles]
         named += [setting[0] for setting in self.settings if setting[0] is not None]
-        named += [grant[0] for grant in self.grants or [] if grant[0] is not None]
+        named += [role for grant in self.grants or [] for role in (grant[0], grant[3]) if role is not None]
+        named += self.session.values()
         if not all(named) or any("\0" in text for text in (*named, self.comment or "", self.rules or "")):
             raise ValueError("a name is empty, or has a zero byte")
         if not re.fullmatch(r"[A-Z0-9_]+", self.encoding) or not -1 <= self.connections < 2**31:
@@ -467,7 +489,7 @@ class PostgreSQL(ServerDatabase):
                 elif head or line.startswith(b"COPY "):  # over several lines where a name has line feeds
                     head += line
                     if copied := _COPY.fullmatch(head):
-                        table, head = copied[1].decode(errors="replace"), b""
+                        table, head = copied[1].decode(errors="backslashreplace"), b""
                 elif not line.startswith(_UNCOMPARED):
                     found.add(_OTHER, line)
         return found.of_tables()
@@ -543,15 +565,18 @@ class PostgreSQL(ServerDatabase):
             spaces = session.ask("SELECT jsonb_agg(spcname) FROM pg_tablespace")
             session.run(_create_statement(beside._database, settings, self._with_owners, spaces))
             try:
+                for statement in _early_statements(session, beside._database, settings):
+                    session.run(statement)
                 warnings = beside._load(dump, settings)
+                superuser = session.ask("SELECT to_jsonb(rolsuper) FROM pg_roles WHERE rolname = current_user")
                 # Not before, because a database can be set to be read only.
-                for statement in _alter_statements(beside._database, settings, self._with_owners):
+                for statement in _alter_statements(beside._database, settings, self._with_owners, superuser):
                     session.run(statement)
 
                 def switch() -> Sequence[str]:
                     self._swap(session, beside._database, replaced)
                     # From here on it is restored, whatever happens: what fails is a warning.
-                    return [*warnings, *self._drop_all(replaced)]
+                    return [*map(_shown, warnings), *self._drop_all(replaced)]
 
                 yield switch
             finally:
@@ -578,7 +603,8 @@ class PostgreSQL(ServerDatabase):
             return
         there = set(session.ask("SELECT jsonb_agg(rolname) FROM pg_roles"))
         named = {settings.owner, *settings.roles} | {setting[0] for setting in settings.settings if setting[0]}
-        if absent := sorted((named | {grant[0] for grant in settings.grants or [] if grant[0]}) - there):
+        named |= {role for grant in settings.grants or [] for role in (grant[0], grant[3]) if role}
+        if absent := sorted(named - there):
             raise BackupFailed(
                 f"The roles {', '.join(absent)} own something in the backup or have rights on it, but do not exist on "
                 "this server. Create them, or add ?owners=false to the URL to restore without owners and rights."
@@ -598,6 +624,9 @@ class PostgreSQL(ServerDatabase):
         """
         with self._session() as session:
             server, options = _major(session), session.ask(_IN_THE_WAY)
+            for name, value in settings.session.items():
+                if session.ask(f"SELECT to_jsonb(current_setting({_literal(name)}))") != value:
+                    options += f" -c {name}={_option(value)}"
             spaces = session.ask("SELECT jsonb_agg(spcname) FROM pg_tablespace")
         pg_restore = self._tool("pg_restore", server=server)
         if options:
@@ -610,7 +639,7 @@ class PostgreSQL(ServerDatabase):
         arguments += _CONFINED if drill else []
         if (absent := sorted({*settings.tablespaces, settings.tablespace} - set(spaces))) and not drill:
             arguments.append("--no-tablespaces")
-        listed = pg_restore.run("--list", stdin=dump.open(_DUMP)).decode(errors="replace").splitlines()
+        listed = pg_restore.run("--list", stdin=dump.open(_DUMP)).decode(errors="surrogateescape").splitlines()
         views = [line for line in listed if re.match(_ENTRY + "MATERIALIZED VIEW DATA ", line)]
         left = [line for line in listed if drill and _REACHING.match(line)]
         watching = [line for line in listed if not drill and _WATCHING.match(line)]
@@ -649,16 +678,25 @@ class PostgreSQL(ServerDatabase):
             others = [line for line in others if line not in indexes]
         warnings.extend(self._add_keys(run(others, _KEYS_IN)))
         warnings.extend(self._add_checks(checks))
-        for line in views:  # in the order in which one may read another
-            try:
-                run([line])
-            except BackupFailed as error:
-                name = re.sub(_ENTRY + "MATERIALIZED VIEW DATA ", "", line)
-                warnings.append(f"The materialized view {name} could not be filled, and is empty: {error}")
+        while views:  # in the order in which one may read another, except through a function
+            failed: dict[str, BackupFailed] = {}
+            for line in views:
+                try:
+                    run([line])
+                except BackupFailed as error:
+                    failed[line] = error
+            if len(failed) == len(views):
+                for line, error in failed.items():
+                    name = re.sub(_ENTRY + "MATERIALIZED VIEW DATA ", "", line)
+                    warnings.append(f"The materialized view {name} could not be filled, and is empty: {error}")
+                break
+            views = list(failed)
         with self._session() as session:
             if not drill:
                 session.run("ANALYZE")
             _in_batches(session, [f"ALTER {function} RESET search_path" for function in functions])
+            if not drill and "plpgsql" not in settings.extensions:  # every new database has it
+                session.run("DROP EXTENSION IF EXISTS plpgsql")
         if not drill:  # whose role may not see all rows
             self._verify(dump)
         # They would react to all that was done until here: refuse it, or note it in a table.
@@ -744,7 +782,7 @@ class PostgreSQL(ServerDatabase):
         settings = read_settings(dump, _SETTINGS, _PostgreSQLSettings)
         with self._session() as session:
             there = {
-                name: (schema, table, whole)
+                _shown(name): (schema, table, whole, name)
                 for name, schema, table, whole in session.ask(
                     f"SELECT coalesce(jsonb_agg(jsonb_build_array(format('%I.%I', nspname, relname), nspname, relname, "
                     f"relkind = 'p')), '[]') {_TABLES}"
@@ -760,10 +798,10 @@ class PostgreSQL(ServerDatabase):
                 )
             places = sorted(there[name][:2] for name in wanted)
             # Without ONLY in front of each, the rows of tables that inherit from it would go as well.
-            tables = ", ".join(("" if there[name][2] else "ONLY ") + name for name in wanted)
+            tables = ", ".join(("" if there[name][2] else "ONLY ") + there[name][3] for name in wanted)
             session.run("BEGIN")
             session.run(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
-            obstacles = session.ask(_OBSTACLES.format(tables=_literal(json.dumps(places))))
+            obstacles = session.ask(_OBSTACLES.format(tables=_json_literal(places)))
             for statement in [*obstacles["before"], f"TRUNCATE {tables}"]:
                 session.run(statement)
             # Generated columns and checks may call functions that find others by the search path.
@@ -797,9 +835,9 @@ class PostgreSQL(ServerDatabase):
         """
         literals = session.ask(
             "SELECT coalesce(jsonb_agg(quote_literal(format('%I.%I', e ->> 0, e ->> 1))), '[]') "
-            f"FROM jsonb_array_elements({_literal(json.dumps(sequences))}) e"
+            f"FROM jsonb_array_elements({_json_literal(sequences)}) e"
         )
-        numbered = [literal.encode() for literal in literals]
+        numbered = [literal.encode(errors="surrogateescape") for literal in literals]
         for schema, found in itertools.groupby(sorted([*places, *parts, *sequences]), key=lambda place: place[0]):
             chosen = [f"--table={table}" for _, table in found]
             with tempfile.TemporaryFile() as script:
@@ -970,9 +1008,11 @@ class _ScratchPostgreSQL(PostgreSQL):
             with self._maintenance() as session:
                 session.run(f"DROP DATABASE IF EXISTS {_quoted(self._database)} WITH (FORCE)")
                 session.run(_create_statement(self._database, settings, owners=False))
+                for statement in _early_statements(session, self._database, settings):
+                    session.run(statement)
             schemas = self._extend()
             with self._confined(schemas) as loader:
-                self.notes.extend(loader._load(dump, settings, drill=True, there=schemas))
+                self.notes.extend(map(_shown, loader._load(dump, settings, drill=True, there=schemas)))
             self._verify(dump)
 
     def _extend(self) -> set[str]:
@@ -1037,7 +1077,7 @@ class _Session:
 
     def ask(self, query: str) -> Any:
         """The one JSON value that a query returns."""
-        return json.loads(self._answer(query))
+        return json.loads(self._answer(query).decode(errors="surrogateescape"))
 
     def feed(self, script: Iterable[bytes]) -> None:
         """Run statements with rows between them."""
@@ -1046,7 +1086,7 @@ class _Session:
 
     def _answer(self, statement: str) -> bytes:
         mark = secrets.token_hex(8)
-        self._input.write(f"{statement};\n\\echo {mark}\n".encode())
+        self._input.write(f"{statement};\n\\echo {mark}\n".encode(errors="surrogateescape"))
         self._input.flush()
         answer = b""
         for line in self._output:
@@ -1087,7 +1127,8 @@ def _counts(session: _Session) -> dict[str, int]:
         )
         # A transaction keeps the locks of all tables that it has read; going back to a savepoint gives them back.
         session.run("SAVEPOINT counting")
-        counts |= session.ask(f"SELECT jsonb_object_agg(name, n) FROM ({counted}) AS c(name, n)")
+        found = session.ask(f"SELECT jsonb_object_agg(name, n) FROM ({counted}) AS c(name, n)")
+        counts |= {_shown(name): n for name, n in found.items()}
         session.run("ROLLBACK TO SAVEPOINT counting; RELEASE SAVEPOINT counting")
     return counts
 
@@ -1098,7 +1139,7 @@ def _partitions(session: _Session, tables: Sequence[str]) -> dict[str, list[tupl
         "SELECT coalesce(jsonb_agg(jsonb_build_array(w.name, (SELECT jsonb_agg(jsonb_build_array("
         "format('%I.%I', n.nspname, c.relname), n.nspname, c.relname)) FROM pg_partition_tree(p.oid) t "
         "JOIN pg_class c ON c.oid = t.relid AND c.relkind = 'r' JOIN pg_namespace n ON n.oid = c.relnamespace))), "
-        f"'[]') FROM (SELECT jsonb_array_elements_text({_literal(json.dumps(list(tables)))}) AS name) w "
+        f"'[]') FROM (SELECT jsonb_array_elements_text({_json_literal(tables)}) AS name) w "
         "JOIN pg_namespace n ON true JOIN pg_class p ON p.relnamespace = n.oid AND p.relkind = 'p' "
         "WHERE format('%I.%I', n.nspname, p.relname) = w.name"
     )
@@ -1107,14 +1148,21 @@ def _partitions(session: _Session, tables: Sequence[str]) -> dict[str, list[tupl
 
 def _notes(session: _Session) -> list[DumpNote]:
     """What comes back in another form. The session is in a transaction."""
+    # Where nobody may use that language, nothing is found now, and the restore tells.
+    if not session.ask(
+        "SELECT to_jsonb(count(*)) FROM pg_language WHERE lanname = 'plpgsql' AND has_language_privilege(oid, 'USAGE')"
+    ):
+        return []
     session.run(f"SET LOCAL statement_timeout = '{_LOOKING}s'")
     session.run(_ORPHANS)
     session.run("SET LOCAL statement_timeout = 0")
     orphans = session.ask("SELECT current_setting('snapshots.orphans')::jsonb")
     return [
         DumpNote(
-            f"Foreign key {name!r} of {child}: some rows refer to rows that are not in {parent}. A restore brings the "
-            "rows back, and creates the key as NOT VALID. Correct the rows."
+            _shown(
+                f"Foreign key {name!r} of {child}: some rows refer to rows that are not in {parent}. A restore brings "
+                "the rows back, and creates the key as NOT VALID. Correct the rows."
+            )
         )
         for child, parent, name in orphans
     ]
@@ -1156,7 +1204,7 @@ def _rows(
                 raise BackupFailed("The dump of this backup was not written by pg_dump: it was refused.")
     if within:
         raise BackupFailed("The dump of this backup ends in the middle of a table: it is damaged.")
-    yield b"SET client_encoding = 'UTF8';\n"
+    yield f"SET client_encoding = 'UTF8'; {_OWN_ENCODING};\n".encode()
 
 
 def _restored(
@@ -1185,7 +1233,7 @@ def _restored(
             pg_restore.run(*arguments, stdin=dump.open(_DUMP), stderr=said)
         except BackupFailed:
             said.seek(0)
-            words = said.read().decode(errors="replace")
+            words = said.read().decode(errors="surrogateescape")
             failed = _FAILED.findall(words)
             ignored = re.search(r"errors ignored on restore: (\d+)", words)
             if ignored is None or int(ignored[1]) != len(failed):
@@ -1230,16 +1278,36 @@ def _create_statement(name: str, settings: _PostgreSQLSettings, owners: bool, sp
     return " ".join(parts)
 
 
-def _alter_statements(name: str, settings: _PostgreSQLSettings, owners: bool) -> Iterator[str]:
+def _early_statements(session: _Session, name: str, settings: _PostgreSQLSettings) -> Iterator[str]:
+    """Yield what sets settings that rows may depend on: what a `CHECK` or a generated column computes from them.
+
+    Not among them is what anybody would need more rights for than those of an owner, and what would keep us out.
+    """
+    allowed = {name.lower() for name in session.ask(OWN_SETTINGS)}
+    there = {name.lower() for name in session.ask("SELECT jsonb_agg(name) FROM pg_settings")}
+    for role, setting in settings.settings:
+        option = setting.partition("=")[0].lower()
+        if (
+            role is None
+            and option not in _KEEPING_OUT
+            and (option in allowed or ("." in option and option not in there))
+        ):
+            yield _set_statement(f"ALTER DATABASE {_quoted(name)}", setting)
+
+
+def _alter_statements(name: str, settings: _PostgreSQLSettings, owners: bool, superuser: bool) -> Iterator[str]:
     database = _quoted(name)
     yield f"ALTER DATABASE {database} CONNECTION LIMIT {settings.connections}"
     if settings.comment is not None:
         yield f"COMMENT ON DATABASE {database} IS {_literal(settings.comment)}"
     if settings.grants is not None and owners:
-        yield f"REVOKE ALL ON DATABASE {database} FROM PUBLIC"
-        for role, privilege, grantable in settings.grants:
+        yield f"REVOKE ALL ON DATABASE {database} FROM PUBLIC, {_quoted(settings.owner)}"
+        for role, privilege, grantable, grantor in settings.grants:
             option = " WITH GRANT OPTION" if grantable and role != settings.owner else ""
+            if grantor != settings.owner and superuser:
+                yield f"SET ROLE {_quoted(grantor)}"
             yield f"GRANT {privilege} ON DATABASE {database} TO {_quoted(role) if role else 'PUBLIC'}{option}"
+            yield "RESET ROLE"
     for role, setting in settings.settings:
         if role is None or owners:
             target = f"ALTER ROLE {_quoted(role)} IN DATABASE {database}" if role else f"ALTER DATABASE {database}"
@@ -1272,9 +1340,14 @@ def _version(tool: Tool) -> int:
     return int(found[1])
 
 
+def _option(value: str) -> str:
+    """A value within `PGOPTIONS`."""
+    return re.sub(r"([\\\s])", r"\\\1", value)
+
+
 def _unquoted(name: bytes) -> str:
     plain = name[1:-1].replace(b'""', b'"') if name.startswith(b'"') else name
-    return plain.decode(errors="replace")
+    return plain.decode(errors="surrogateescape")
 
 
 def _like(text: str) -> str:
@@ -1306,6 +1379,16 @@ def _digest(database: str) -> str:
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
+
+
+def _json_literal(value: Any) -> str:
+    """A value as a literal of JSON. Its bytes are those of the database: with escapes, they would be others."""
+    return _literal(json.dumps(value, ensure_ascii=False))
+
+
+def _shown(text: str) -> str:
+    """A name as others see it: in a database with the encoding SQL_ASCII, it may be in any encoding."""
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _literal(text: str) -> str:

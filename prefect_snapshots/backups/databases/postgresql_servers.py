@@ -28,6 +28,7 @@ from ...messages import logger
 from ..sources import Database, DumpReader, Switch
 from .base import drill_lock, drill_mark, restoring
 from .postgresql import (
+    OWN_SETTINGS,
     PostgreSQL,
     _held_marks,
     _hold_mark,
@@ -68,13 +69,6 @@ _PRIVILEGED = ("superuser", "createrole", "replication", "bypassrls")
 
 _LONGEST_NAME = 63
 """Bytes. PostgreSQL cuts longer names without an error: two names would become one, or that of an existing role."""
-
-_OWN_SETTINGS = """
-SELECT coalesce(jsonb_agg(lower(name)), '[]') FROM pg_settings
-WHERE context = 'user' AND name NOT IN ('local_preload_libraries', 'role', 'session_authorization')
-"""
-"""Settings that every role may change for itself. Not among them: settings of extensions that are not loaded, because
-the server cannot say what they do, and those that load a library or change the user."""
 
 _UNFINISHED = re.compile(r"A restore by prefect-snapshots has not ended yet: ([0-9a-f]{16})")
 """The comment of a role whose restore has not ended."""
@@ -266,7 +260,7 @@ class PostgreSQLRoles(ServerAccounts[_Roles]):
             new = {role.name: role.name for role in stored.roles if role.name not in there or role.name in left}
             kept = there - new.keys()
             if not self.allow_privileges:
-                refused = stored.privileges(kept, new, session.ask(_OWN_SETTINGS))
+                refused = stored.privileges(kept, new, session.ask(OWN_SETTINGS))
                 if refused:
                     raise PrivilegesRefused(self.name, refused)
             granted = session.ask(
