@@ -686,9 +686,9 @@ class PostgreSQL(ServerDatabase):
                 except BackupFailed as error:
                     failed[line] = error
             if len(failed) == len(views):
-                for line, error in failed.items():
-                    name = re.sub(_ENTRY + "MATERIALIZED VIEW DATA ", "", line)
-                    warnings.append(f"The materialized view {name} could not be filled, and is empty: {error}")
+                for line, why in failed.items():
+                    view = re.sub(_ENTRY + "MATERIALIZED VIEW DATA ", "", line)
+                    warnings.append(f"The materialized view {view} could not be filled, and is empty: {why}")
                 break
             views = list(failed)
         with self._session() as session:
