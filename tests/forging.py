@@ -19,7 +19,7 @@ Field = tuple[str | int, ...]
 MISSING = object()
 
 
-def _deep(depth: int) -> Any:
+def deep(depth: int) -> Any:
     value: Any = 1
     for _ in range(depth):
         value = [value]
@@ -29,7 +29,7 @@ def _deep(depth: int) -> Any:
 VALUES: list[Any] = [
     *(MISSING, None, True, -1, 0, 2**31, 2**62, 2**64 - 1, 1e308, float("nan"), float("inf")),
     *("", "x\ny", "a\0b", "../../../etc/passwd", "/", "\u202e\x1b[2J", "x" * 10_000_000),
-    *(b"", b"\0\xff", b"\xff" * 1000, [], {}, ["x"], {"x": 1}, [None], {"": None}, [[]], _deep(300)),
+    *(b"", b"\0\xff", b"\xff" * 1000, [], {}, ["x"], {"x": 1}, [None], {"": None}, [[]], deep(300), deep(900)),
     msgspec.Raw(b"\xa3\xed\xa0\x80"),  # half of a pair of surrogates, which is no UTF-8
 ]
 

@@ -604,6 +604,9 @@ def test_checksums_decide_whether_a_reference_has_changed(registry: ArtifactRegi
         "zip://a.txt",
         "reference://x",
         "file:///a\nb",
+        "file://~/x",
+        "file://data/x",
+        "file://localhost/x",
     ],
 )
 def test_urls_with_secrets_or_of_other_kinds_are_no_references(registry: ArtifactRegistry, url: str) -> None:
@@ -617,6 +620,16 @@ def test_urls_with_secrets_or_of_other_kinds_are_no_references(registry: Artifac
         find_handler("reference").load(memoryview(bytearray(forged)), allow_pickle=False)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("place", [5, b"/data", ["/data", 5], {"/data": 1}.items()])
+def test_what_is_no_place_is_no_place_of_a_reference(registry: ArtifactRegistry, tmp_path: Path, place: Any) -> None:
+    (tmp_path / "file").write_text("x")
+    registry.log_reference("raw", tmp_path / "file")
+    with pytest.raises(InvalidArgument, match="needs a path or a URL, not"):
+        registry.load_artifact("raw", within=place)
+    with pytest.raises(InvalidArgument, match="needs a path or a URL, not"):
+        registry.log_reference("raw", place)
+
+
 def test_a_reference_asks_no_url_that_was_not_allowed(tmp_path: Path) -> None:
     """A writer who is not trusted logs a reference, and others load it."""
     asked: list[str] = []
@@ -624,15 +637,21 @@ def test_a_reference_asks_no_url_that_was_not_allowed(tmp_path: Path) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
             asked.append(self.path)
-            self.send_response(200)
+            target = moved.get(self.path)
+            self.send_response(200 if target is None else 302)
+            if target is not None:
+                self.send_header("Location", target)
             self.send_header("Content-Length", "3")
             self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(b"abc")
 
         do_GET = do_HEAD
 
         def log_message(self, *_: object) -> None:
             pass
 
+    moved: dict[str, str] = {}
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
@@ -663,6 +682,22 @@ def test_a_reference_asks_no_url_that_was_not_allowed(tmp_path: Path) -> None:
         writer.log_artifact("raw", FileReference(f"{host}/data/x", (ReferencedFile("", 3, {}),)), "reference")
         assert reader.load_artifact("raw", within=["s3://bucket", f"{host}/data/"]).size == 3
         assert set(asked) == {"/data/x"}
+        # The server of an allowed URL leads to others: the client follows only if they are allowed, too.
+        other = host.replace("127.0.0.1", "localhost")
+        for target in ("/latest/x", "../latest/x", f"{other}/data/x", "/data/%2e%2e/latest/x", "//localhost/data/x"):
+            asked.clear()
+            moved["/data/x"] = target
+            with pytest.raises(ReferenceRefused, match="No request was sent there"):
+                reader.load_artifact("raw", within=f"{host}/data")
+            reference = reader.load_artifact("raw", within=f"{host}/data", verify=False)
+            with pytest.raises(ReferenceRefused), reference.open() as file:
+                file.read()
+            assert set(asked) == {"/data/x"}
+        moved["/data/x"] = "/data/y?signature=1"
+        assert reader.load_artifact("raw", within=[f"{host}/data", other]).size == 3
+        assert "/data/y?signature=1" in asked
+        moved["/data/x"] = "/latest/x"
+        assert writer.load_artifact("raw").size == 3, "a user who trusts the writers is not limited"
         server.shutdown()
         thread.join()
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forging import deep
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_snapshots import ArtifactRegistry, BySearch, ByTag, SnapshotManager
 from prefect_snapshots.errors import ArtifactNotFound, InvalidArgument, InvalidName, SnapshotNotFound
 from prefect_snapshots.repository.conditions import Condition
+from prefect_snapshots.repository.metadata import DEPTH_LIMIT
 
 FIELDS = {
     "name": "model",
@@ -70,6 +72,10 @@ METADATA: dict[str, Any] = {
         ("words = x and words = 'y' and words != z", True),
         ("words != x", False),
         ("words in (z, y) and words not in (z)", True),
+        ("loss in (0.50, 1) and loss in ('0.5', 0.5) and loss not in ('0.5', x)", True),
+        ("done in (false) and done not in (0, no) and zero not in (false) and zero in (0.0)", True),
+        ("note in (null) and missing in (1, null) and loss not in (null)", True),
+        ("when in (x, 2026-02-01) and when in ('2026-02-01T01:00+01:00') and created_at not in (2026-02-01)", True),
         ("size = 1000 and metadata.size = metadata", True),
         ("`odd key` = 1 and `it's` = 2", True),
         ("tags.team = 'a b' and tags.owner in (ada, bob)", True),
@@ -152,6 +158,19 @@ def test_a_condition_cannot_run_code_or_take_long(tmp_path: Path) -> None:
     condition = Condition("x like '" + "a%" * 4000 + "b'")
     assert not condition.matches({}, {"x": "a" * 50_000})
     assert time.process_time() - before < 1
+    # As many values as a condition can have, and as many as metadata can have.
+    before = time.process_time()
+    listed = ", ".join(map(str, range(1_500)))
+    assert not Condition(f"x in ({listed})").matches({}, {"x": [-1] * 20_000})
+    assert Condition(f"x not in ({listed})").matches({}, {"x": ["y"] * 20_000})
+    assert time.process_time() - before < 1
+
+
+@pytest.mark.parametrize("text", ["x" * 9_000 + " 'y'", "x = " + "y" * 9_000 + " z", "x = 'y" * 1_000])
+def test_an_error_about_a_long_condition_is_short(text: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"x+.*\.\.\.") as refused:
+        Condition(text)
+    assert len(str(refused.value)) < 500
 
 
 @pytest.mark.parametrize(
@@ -235,6 +254,49 @@ def test_names_and_versions_have_tags_and_a_description(tmp_path: Path) -> None:
     assert registry.get_description("a").tags == ()
     registry.describe_artifact("b", description="")
     assert registry.get_description("b").description == ""
+
+
+def test_what_is_noted_can_be_copied_shown_and_compared(tmp_path: Path) -> None:
+    """No value that nests deeply comes into a repository, or out of a program as a bare error."""
+    manager: SnapshotManager[int] = SnapshotManager(tmp_path / "r", name="x")
+    registry = ArtifactRegistry(tmp_path / "r")
+    most: Any = {"list": deep(DEPTH_LIMIT)}
+    manager.save_snapshot(1, "most", metadata=most)
+    registry.log_artifact("most", 1, metadata=most)
+    registry.create_release("most", metadata=most)
+    assert manager.list_snapshots()[0].metadata == registry.get_artifact("most").metadata == most
+    assert len(registry.get_card("most")) > DEPTH_LIMIT
+    itself: list[Any] = []
+    itself.append(itself)
+    for value in (deep(DEPTH_LIMIT + 1), deep(900), deep(100_000), {"x": {"y": itself}}, _Scalar()):
+        for note in (
+            lambda metadata: manager.save_snapshot(2, "x", metadata=metadata),
+            lambda metadata: manager.update_metadata("most", metadata),
+            lambda metadata: registry.log_artifact("x", 2, metadata=metadata),
+            lambda metadata: registry.update_artifact_metadata("most", metadata),
+            lambda metadata: registry.create_release("x", {"most": 0}, metadata=metadata),
+        ):
+            with pytest.raises(InvalidArgument, match="within each other"):
+                note({"key": value})
+    tags: Any
+    for tags in ([["a"]], [{"a": 1}], [7], [deep(900)]):
+        with pytest.raises(InvalidName, match="A tag must be a string"):
+            registry.describe_artifact("most", add_tags=tags)
+        with pytest.raises(InvalidName, match="A tag must be a string"):
+            manager.save_snapshot(2, "x", tags=tags)
+    with pytest.raises(InvalidArgument, match="A description must be a string"):
+        registry.describe_artifact("most", description=deep(900))
+    assert [info.id for info in manager.list_snapshots()] == ["most"]
+    assert registry.list_names() == ["most"]
+
+
+class _Scalar:
+    """Returns itself where a scalar of NumPy returns a number."""
+
+    shape = ()
+
+    def item(self) -> Any:
+        return self
 
 
 @pytest.mark.parametrize("durable", [True, False])

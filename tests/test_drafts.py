@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,10 @@ def test_what_cannot_be_a_draft_is_refused_and_nothing_is_lost(memory_storage: S
     with registry.draft("x") as draft:
         pass
     assert draft.version is None
+    again: list[Callable[[], object]] = [draft.__enter__, lambda: draft.remove("a"), lambda: draft.add(tmp_path)]
+    for use in again:
+        with pytest.raises(InvalidArgument, match="has ended, and was not logged"):
+            use()
     with pytest.raises(ZeroDivisionError), registry.draft("x") as draft:
         draft.remove("a")
         _ = 1 / 0
@@ -122,6 +127,10 @@ def test_what_cannot_be_a_draft_is_refused_and_nothing_is_lost(memory_storage: S
         draft.remove("a")
         rival.log_files("x", tmp_path / "old" / "a")
     assert files_of(registry) == {"a": before["a"]}
+    with registry.draft("x") as draft:
+        draft.add(tmp_path / "b")
+    with pytest.raises(InvalidArgument, match="This draft was logged as default/x:v2"), draft:
+        pass
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))

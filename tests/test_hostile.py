@@ -177,7 +177,7 @@ def test_a_body_that_makes_no_sense_hurts_its_name_alone(place: Path, kind: str,
         ("results", "victim/0", "put", {"key": None}, lambda r: ResultLog(r, "victim").write(IN_0, bytes(70_000))),
         (
             *("checkpoints", "victim", "start", {"fingerprint": [], "segment": "0" * 32}),
-            lambda r: CheckpointManager(r).list_checkpoints(),
+            lambda r: CheckpointManager(r).list_checkpoints("victim"),
         ),
     ],
 )

@@ -10,7 +10,14 @@ from servers import Storage
 from test_copies import Dead, mortal
 
 from prefect_snapshots import ArtifactRegistry, Repository, RetentionPolicy, SnapshotManager
-from prefect_snapshots.errors import ArtifactNotFound, CommitConflict, InvalidArgument, Pinned, SnapshotNotFound
+from prefect_snapshots.errors import (
+    ArtifactNotFound,
+    CommitConflict,
+    InvalidArgument,
+    InvalidName,
+    Pinned,
+    SnapshotNotFound,
+)
 from prefect_snapshots.repository.renaming import rename
 from prefect_snapshots.snapshots import list_names
 
@@ -268,6 +275,27 @@ def test_all_snapshots_are_deleted_and_the_name_with_them(memory_storage: Storag
     if durable:
         assert list_names(memory_storage.url) == []
         assert manager.cleanup(RetentionPolicy(keep_last=1)).deleted == ()
+
+
+def test_the_longest_names(memory_storage: Storage) -> None:
+    """The name of the stream is longer: it has the collection, too."""
+    longest, collection = "n" * 512, "%:" * 256
+    registry = ArtifactRegistry(Repository(memory_storage.url), collection)
+    registry.log_artifact(longest, 1)
+    for new in ("short", "m" * 512):
+        registry.rename_artifact(longest, new)
+        with pytest.raises(ArtifactNotFound, match=f"was renamed to '{new}'"):
+            ArtifactRegistry(Repository(memory_storage.url), collection).load_artifact(longest)
+        longest = new
+    assert ArtifactRegistry(Repository(memory_storage.url), collection).load_artifact(longest) == 1
+    with pytest.raises(InvalidName, match="must have 1 to 512 characters, not 513"):
+        registry.rename_artifact(longest, "n" * 513)
+    manager: SnapshotManager[int] = SnapshotManager(Repository(memory_storage.url), name="s")
+    manager.save_snapshot(1, "one")
+    manager.rename("s" * 512)
+    assert manager.load_snapshot("one") == 1
+    with pytest.raises(InvalidName, match="not 513"):
+        manager.rename("s" * 513)
 
 
 def test_one_of_two_renames_at_once_is_told(memory_storage: Storage) -> None:

@@ -23,7 +23,7 @@ from ..repository.contents import ContentReader, StagedPart, Stored, Writer, inl
 from ..repository.descriptions import NOTHING, Description, changes_of
 from ..repository.metadata import clean_metadata
 from ..repository.progress import Progress
-from ..repository.provenance import made_by, note_input
+from ..repository.provenance import made_by, made_by_elsewhere, note_input
 from ..repository.staged_parts import Parts, commit_parts
 from ..repository.times import from_nanoseconds
 from ..repository.tracking import TrackedStream
@@ -524,6 +524,8 @@ class Artifact:
         body |= {"metadata": found.metadata, "expiry": found.expiry, "source": self._source(found)}
         if found.about != NOTHING:
             body |= {"description": found.about.description, "tags": list(found.about.tags)}
+        if found.made_by is not None:
+            body |= made_by_elsewhere(found.made_by, self.repository.url)
         with self._content(found) as content:
             to._adopt(content, body, progress, found.number)
         to._pin(found.number, "release", "released")  # even if it has expired since

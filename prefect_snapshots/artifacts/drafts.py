@@ -22,7 +22,7 @@ from .infos import ArtifactVersion
 class FolderDraft(contextlib.AbstractContextManager["FolderDraft"]):
     """A context manager that collects changes of files, and logs one version with all of them when the block ends.
 
-    `ArtifactRegistry.draft` returns one. Files that stay are neither read nor copied.
+    `ArtifactRegistry.draft` returns one, for one `with` block. Files that stay are neither read nor copied.
 
     Attributes:
         version: The version that was logged. None until the block has ended, and if nothing was changed.
@@ -35,6 +35,7 @@ class FolderDraft(contextlib.AbstractContextManager["FolderDraft"]):
         self._content = content
         self._tree = tree
         self._log = log
+        self._ended = False
         self._kept = {entry.path: entry for entry in tree.entries}
         self._added: dict[str, Entry] = {}
         self._folders: list[Folder] = []
@@ -57,8 +58,9 @@ class FolderDraft(contextlib.AbstractContextManager["FolderDraft"]):
         Raises:
             ObjectMissing: There is nothing at `local_path`.
             InvalidName: A path or a link leads out of the folder.
-            InvalidArgument: A file was already added to this draft.
+            InvalidArgument: A file was already added to this draft, or its block has ended.
         """
+        self._refuse_if_ended()
         folder = scan_folder(Path(os.path.expanduser(local_path)), artifact_path, follow_links=follow_links)
         for entry in folder.entries:
             if entry.path in self._added and not entry.is_directory:
@@ -77,8 +79,9 @@ class FolderDraft(contextlib.AbstractContextManager["FolderDraft"]):
             paths: Patterns as in `.gitignore`: "plots/", "*.csv".
 
         Raises:
-            InvalidArgument: No file matches.
+            InvalidArgument: No file matches, or the block of this draft has ended.
         """
+        self._refuse_if_ended()
         gone = part_of(StoredTree(self._content, list(self._kept.values()), label=self._tree.label), paths)
         files = {entry.path for entry in gone.entries if not entry.is_directory}
         for path in files:
@@ -89,12 +92,19 @@ class FolderDraft(contextlib.AbstractContextManager["FolderDraft"]):
                 self._kept.pop(path, None)
 
     def __enter__(self) -> FolderDraft:
+        self._refuse_if_ended()
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._ended = True
         unchanged = not self._added and len(self._kept) == len(self._tree.entries)
         if kind is None and not unchanged:
             self.version = self._log(self._store)
+
+    def _refuse_if_ended(self) -> None:
+        if self._ended:
+            logged = f"was logged as {self.version}" if self.version is not None else "has ended, and was not logged"
+            raise InvalidArgument(f"This draft {logged}. Nothing was changed. Begin a new draft.")
 
     def _store(self, writer: Writer) -> Stored:
         entries = [*self._kept.values(), *self._added.values()]

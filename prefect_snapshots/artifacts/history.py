@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import dropwhile
 from typing import Any, Literal
+from urllib.parse import unquote
 
 import msgspec
 
@@ -42,6 +43,17 @@ NUMBER = re.compile(r"v?(0|[1-9][0-9]{0,17})")
 """A version number as a string: `3` or `v3`. At most 18 digits, so that it fits into 64 bits."""
 _SECOND = 1_000_000_000
 _CREATED = "created_at"
+
+
+def stream_name(collection: str, name: str) -> str:
+    """Return the stream of an artifact: collection and name, separated by a colon."""
+    return f"{collection.replace('%', '%25').replace(':', '%3A')}:{name}"
+
+
+def names_of(stream: str) -> tuple[str, str]:
+    """Return the collection and the name of an artifact from the name of its stream."""
+    collection, _, name = stream.partition(":")
+    return unquote(collection), name
 
 
 class _VersionBody(msgspec.Struct):
@@ -208,7 +220,9 @@ class ArtifactHistory:
             self.about = self.about.changed_by(body)
         elif event.kind == RENAMED:
             self.about = NOTHING
-            self.renamed_to = check_name(body["to"])
+            collection, name = names_of(body["to"])
+            check_name(collection), check_name(name)
+            self.renamed_to = body["to"]
         elif event.kind == OMITTED:
             self.next_number = max(self.next_number, int(body["id"][1:]) + 1)
 

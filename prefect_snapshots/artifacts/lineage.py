@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from urllib.parse import unquote
 
 from ..repository.provenance import MadeBy, Origin
 from ..repository.threads import pool
-from .history import KIND, ArtifactHistory, StoredVersion, source_of
+from .history import KIND, ArtifactHistory, StoredVersion, names_of, source_of
 
 SNAPSHOTS = "snapshots"
 _STEPS = 1000
@@ -146,12 +145,6 @@ class LineageGraph:
             seen.add(name)
             name = "/".join(names_of(renamed_to))
         return replace(one, name=name)
-
-
-def names_of(stream: str) -> tuple[str, str]:
-    """Return the collection and the name of an artifact from the name of its stream."""
-    collection, _, name = stream.partition(":")
-    return unquote(collection), name
 
 
 def _walk(start: Origin, edges: Callable[[Origin], Iterable[Origin]]) -> Iterator[tuple[int, Origin]]:

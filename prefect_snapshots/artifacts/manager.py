@@ -6,21 +6,23 @@ which never changes. An *alias*, such as the *stage* `production`, points to one
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from types import EllipsisType
 from typing import Any, Protocol
 
-from ..errors import InvalidArgument
+from ..errors import ArtifactNotFound, InvalidArgument
 from ..repository.conditions import Condition
 from ..repository.contents import ContentReader, StagedPart
 from ..repository.descriptions import Description
 from ..repository.progress import Progress
 from ..repository.staged_parts import Parts
+from ..repository.tracking import leaving_out_damage
 from ..retention import CleanupReport, RetentionPolicy
 from .differences import Difference, FileDifference
 from .downloads import Download, LoggedFolder
@@ -244,13 +246,8 @@ class ArtifactManager(ABC):
             ['v1']
         """
         wanted = Condition(condition)
-        names = self.list_names(collection) if name is None else [name]
-        found = [
-            info
-            for each in names
-            for info in self.list_versions(each, collection)
-            if wanted.matches(info.fields, info.metadata)
-        ]
+        infos = self._every_version(collection) if name is None else self.list_versions(name, collection)
+        found = [info for info in infos if wanted.matches(info.fields, info.metadata)]
         return sorted(found, key=lambda info: info.created_at, reverse=True)
 
     def exists(
@@ -798,7 +795,10 @@ class ArtifactManager(ABC):
         """
         policy = RetentionPolicy.checked(policy)
         names = self.list_names(collection) if name is None else [name]
-        reports = [(each, self.artifact(each, collection).cleanup(policy, dry_run)) for each in names]
+        reports = []
+        for each in names:
+            with leaving_out_damage(f"Artifact {each}") if name is None else contextlib.nullcontext():
+                reports.append((each, self.artifact(each, collection).cleanup(policy, dry_run)))
         return CleanupReport(
             tuple(replace(row, name=f"{each}:{row.name}") for each, report in reports for row in report.rows),
             tuple(f"{each}:{deleted}" for each, report in reports for deleted in report.deleted),
@@ -978,6 +978,14 @@ class ArtifactManager(ABC):
         if isinstance(to, str):
             return self.set_stage(name, version, to, match, expected=expected, collection=collection, by=by)
         return self.copy_to(name, version, to, match, collection=collection, allow_older=allow_older, progress=progress)
+
+    def _every_version(self, collection: str | None) -> Iterator[ArtifactInfo]:
+        """Yield the versions of all artifacts of a collection. What is damaged, or deleted meanwhile, is left out."""
+        for name in self.list_names(collection):
+            infos: list[ArtifactInfo] = []
+            with contextlib.suppress(ArtifactNotFound), leaving_out_damage(f"Artifact {name}"):
+                infos = self.list_versions(name, collection)
+            yield from infos
 
     def _named(self, name: str, version: VersionLike, collection: str | None) -> tuple[ArtifactHandle, VersionLike]:
         """Return the artifact and the version of a name such as `model:production` or `snapshots:/model@production`."""

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
-from urllib.parse import unquote
 
 import msgspec
 from blake3 import blake3
 
 from ..errors import IntegrityError, InvalidArgument, ReferenceChanged, ReferenceRefused
 from ..repository.location import Buffer
-from ..repository.location.elsewhere import list_elsewhere, open_elsewhere, url_of
+from ..repository.location.elsewhere import is_within, list_elsewhere, open_elsewhere, url_of
 from ..trees.entries import check_path
 from .handlers import FileHandler
 
 _PIECE = 8 * 1024 * 1024
 """How many bytes are read at a time: enough to keep a network busy, with little memory for files of any size."""
-_IGNORED = re.compile(r";.*|[\x00-\x20]", re.DOTALL)
-"""What some servers ignore in a part of a path, so that `..;x` is `..` for them."""
+
+Place = str | os.PathLike[str]
 
 
 class ReferencedFile(msgspec.Struct, frozen=True):
@@ -53,11 +51,14 @@ class FileReference:
         url: The URL of the file or folder.
         files: The files.
         storage_options: Options of the file system. They are not stored.
+        within: The URLs below which a web server may lead requests: those that were passed to `load_artifact`. None:
+            anywhere. They are not stored.
     """
 
     url: str
     files: tuple[ReferencedFile, ...]
     storage_options: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    within: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
 
     @property
     def size(self) -> int:
@@ -72,9 +73,10 @@ class FileReference:
 
         Raises:
             ReferenceChanged: A file has changed or is gone. The message names it.
+            ReferenceRefused: A server has led to a URL that is not below one of `within`.
             InvalidArgument: `checksum` is True, and no checksums were recorded.
         """
-        here = {file.path: file for file in list_elsewhere(self.url, self.storage_options)}
+        here = {file.path: file for file in list_elsewhere(self.url, self.storage_options, self.within)}
         for file in self.files:
             found = here.get(file.path)
             if found is None:
@@ -101,10 +103,12 @@ class FileReference:
 
         Raises:
             InvalidArgument: The reference has no such file.
+            ReferenceRefused: A server has led to a URL that is not below one of `within`.
         """
         if not any(file.path == path for file in self.files):
             raise InvalidArgument(f"The reference to {self.url} has no file {path!r}.")
-        with open_elsewhere(f"{self.url}/{path}" if path else self.url, self.storage_options) as file:
+        url = f"{self.url}/{path}" if path else self.url
+        with open_elsewhere(url, self.storage_options, self.within) as file:
             yield file
 
     def _compare(self, file: ReferencedFile) -> None:
@@ -152,8 +156,9 @@ def _load(
     allow_pickle: bool,
     storage_options: Mapping[str, Any] | None = None,
     verify: bool = True,
-    within: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    within: Place | Iterable[Place] | None = None,
 ) -> FileReference:
+    places = _places(within)
     try:
         body = msgspec.json.decode(data, type=_Body)
         for file in body.files:
@@ -162,10 +167,10 @@ def _load(
         url = url_of(body.url)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise IntegrityError(f"This reference is damaged: {error}") from None
-    reference = FileReference(url, tuple(body.files), dict(storage_options or {}))
+    reference = FileReference(url, tuple(body.files), dict(storage_options or {}), places)
     if verify:
         # Whoever may run code here with a pickle need not be kept from sending requests.
-        if not _is_within(url, within) if within is not None else not allow_pickle:
+        if not is_within(url, places) if places is not None else not allow_pickle:
             raise ReferenceRefused(
                 f"This artifact refers to {url}. Its writer chose this URL, and you did not allow it. No request was "
                 f"sent. If you trust the URL, pass within={url!r}, or a folder above it. To read only what was "
@@ -175,25 +180,12 @@ def _load(
     return reference
 
 
-def _is_within(url: str, within: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> bool:
-    """Return whether a URL is one of others, or below one."""
-    plain = url
-    while (decoded := unquote(plain)) != plain:  # servers decode once, proxies before them once more
-        plain = decoded
-    if any(_IGNORED.sub("", part) == ".." for part in re.split(r"[/\\]", plain)):
-        return False
-    above = [within] if isinstance(within, str | os.PathLike) else within
-    # A link below a folder that is allowed can lead out of it.
-    return any(_is_below(url, one) and _is_below(_real(url), _real(one)) for one in map(url_of, above))
-
-
-def _is_below(url: str, above: str) -> bool:
-    return f"{url}/".startswith(f"{above.rstrip('/')}/")
-
-
-def _real(url: str) -> str:
-    path = url.removeprefix("file://")
-    return url if path == url else f"file://{os.path.realpath(path)}"
+def _places(within: Place | Iterable[Place] | None) -> tuple[str, ...] | None:
+    if within is None:
+        return None
+    if isinstance(within, str | os.PathLike) or not isinstance(within, Iterable):
+        return (url_of(within),)
+    return tuple(map(url_of, within))
 
 
 REFERENCE = FileHandler("reference.json", _dump, _load)

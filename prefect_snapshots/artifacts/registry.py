@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -14,6 +15,7 @@ from ..repository.contents import StagedPart
 from ..repository.names import check_name
 from ..repository.progress import Progress
 from ..repository.repository import Repository
+from ..repository.tracking import leaving_out_damage
 from .artifact import Artifact, counter
 from .cards import card_of
 from .drafts import FolderDraft
@@ -149,10 +151,13 @@ class ArtifactRegistry(ArtifactManager):
         return self._artifacts.collections()
 
     def list_names(self, collection: str | None = None) -> list[str]:
-        return [artifact.name for artifact in self._artifacts.existing(self._in(collection))]
+        return self._artifacts.existing(self._in(collection))
 
     def list_artifacts(self, collection: str | None = None) -> list[ArtifactInfo]:
-        infos = [artifact.get() for artifact in self._artifacts.existing(self._in(collection))]
+        infos = []
+        for name in self.list_names(collection):
+            with contextlib.suppress(ArtifactNotFound), leaving_out_damage(f"Artifact {name}"):
+                infos.append(self.artifact(name, collection).get())
         return sorted(infos, key=lambda info: info.created_at, reverse=True)
 
     def get_lineage(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from ..errors import ArtifactNotFound, DamagedVersion, ReleaseExists
+from ..errors import ArtifactNotFound, DamagedVersion, InvalidName, ReleaseExists
 from ..messages import hint, logger
 from ..repository.catalog import Event
 from ..repository.commits import Draft
@@ -68,7 +69,9 @@ class Tagged:
             assert found is not None
             self.by_tag[event.body["tag"]] = found
         elif event.kind == "rename":
-            self.renames.append((event.sequence, check_name(event.body["from"]), check_name(event.body["to"])))
+            # A note about the name of one artifact, and so worth less than the releases of all others.
+            with contextlib.suppress(KeyError, InvalidName):
+                self.renames.append((event.sequence, check_name(event.body["from"]), check_name(event.body["to"])))
 
 
 class Releases:

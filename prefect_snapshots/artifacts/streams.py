@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ..errors import ArtifactNotFound
+from ..errors import ArtifactNotFound, IntegrityError
 from ..messages import hint
 from ..repository.names import check_name
 from ..repository.provenance import MadeBy, MadeVersions
 from ..repository.renaming import rename
 from ..repository.repository import Repository
 from ..repository.threads import Lock, pool
-from ..repository.tracking import TrackedStream
+from ..repository.tracking import TrackedStream, leaving_out_damage
 from .artifact import Artifact
-from .history import KIND, ArtifactHistory
-from .lineage import SNAPSHOTS, LineageGraph, names_of
+from .history import KIND, ArtifactHistory, names_of, stream_name
+from .lineage import SNAPSHOTS, LineageGraph
 from .releases import Releases
 
 
@@ -32,13 +32,16 @@ class Artifacts:
         """Return an artifact, which need not exist yet."""
         return self._open(name, collection)[0]
 
-    def existing(self, collection: str) -> list[Artifact]:
-        """Return the artifacts of a collection that have versions, sorted by name."""
-        return sorted(self._every(collection), key=lambda artifact: artifact.name)
+    def existing(self, collection: str) -> list[str]:
+        """Return the names of the artifacts of a collection that have versions, sorted.
+
+        A damaged artifact is one of them: whoever reads it is told.
+        """
+        return sorted(name for _, name in self._every(collection))
 
     def collections(self) -> list[str]:
         """Return the collections that have artifacts, sorted."""
-        return sorted({artifact.collection for artifact in self._every()})
+        return sorted({collection for collection, _ in self._every()})
 
     def releases_of(self, collection: str) -> Releases:
         """Return the releases of a collection."""
@@ -52,9 +55,18 @@ class Artifacts:
         """Return what the versions of the repository were made from."""
         labels = {f"{collection}/{name}": (name, collection) for collection, name in self._names()}
         names = self._repository.names(SNAPSHOTS) if self._repository.exists() else []
-        return LineageGraph(
-            self._repository.id, labels, lambda label: self._open(*labels[label])[1].refresh(), names, self._made
-        )
+
+        def history(label: str) -> ArtifactHistory:
+            with leaving_out_damage(f"Artifact {label}"):
+                return self._open(*labels[label])[1].refresh()
+            return ArtifactHistory()
+
+        def made(name: str) -> Mapping[str, MadeBy]:
+            with leaving_out_damage(f"The history of the snapshots of {name}"):
+                return self._made(name)
+            return {}
+
+        return LineageGraph(self._repository.id, labels, history, names, made)
 
     def _made(self, name: str) -> Mapping[str, MadeBy]:
         """Return what is recorded of the runs that saved the snapshots of a name, by id."""
@@ -70,7 +82,7 @@ class Artifacts:
     def rename(self, collection: str, old: str, new: str, dry_run: bool) -> None:
         """Rename an artifact: see `ArtifactRegistry.rename_artifact`."""
         self.artifact(old, collection).get()  # there must be a version
-        streams = _stream_name(collection, old), _stream_name(collection, check_name(new, "name"))
+        streams = stream_name(collection, old), stream_name(collection, check_name(new, "name"))
         rename(
             self._repository,
             KIND,
@@ -84,7 +96,7 @@ class Artifacts:
         key = check_name(collection, "collection"), check_name(name, "name")
         found = self._opened.get(key)
         if found is None:
-            tracked = TrackedStream(self._repository, KIND, _stream_name(*key), ArtifactHistory())
+            tracked = TrackedStream(self._repository, KIND, stream_name(*key), ArtifactHistory())
             artifact = Artifact(name, collection, tracked, self._missing)
             with self._lock:  # two threads that open it at the same time get the same one
                 found = self._opened.setdefault(key, (artifact, tracked))
@@ -94,7 +106,7 @@ class Artifacts:
         new = self._open(artifact.name, artifact.collection)[1].view.renamed_to
         if new is not None:
             return ArtifactNotFound(f"{artifact.collection}/{artifact.name} was renamed to {names_of(new)[1]!r}.")
-        names = [each.name for each in self.existing(artifact.collection)]
+        names = self.existing(artifact.collection)
         if names:
             return ArtifactNotFound(
                 f"The collection {artifact.collection!r} has no artifact {artifact.name!r}. "
@@ -105,18 +117,15 @@ class Artifacts:
             f"{hint(artifact.collection, self.collections())}"
         )
 
-    def _every(self, collection: str | None = None) -> Iterator[Artifact]:
+    def _every(self, collection: str | None = None) -> Iterator[tuple[str, str]]:
         """Find every artifact that has a version. If its first upload is running or has died, it has only a stream."""
 
-        def look(key: tuple[str, str]) -> Artifact | None:
-            artifact, tracked = self._open(key[1], key[0])
-            return None if tracked.refresh().newest is None else artifact
+        def has_some(key: tuple[str, str]) -> bool:
+            try:
+                return self._open(key[1], key[0])[1].refresh().newest is not None
+            except IntegrityError:
+                return True
 
         wanted = [key for key in self._names() if collection in (None, key[0])]
-        found = pool("network").map(look, wanted) if len(wanted) > 1 else map(look, wanted)
-        yield from filter(None, found)
-
-
-def _stream_name(collection: str, name: str) -> str:
-    """Return the stream name: collection and name, separated by a colon."""
-    return f"{collection.replace('%', '%25').replace(':', '%3A')}:{name}"
+        found = pool("network").map(has_some, wanted) if len(wanted) > 1 else map(has_some, wanted)
+        yield from (key for key, there in zip(wanted, found, strict=True) if there)

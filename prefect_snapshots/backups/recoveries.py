@@ -7,6 +7,7 @@ no kept base backup needs any more.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import random
@@ -15,12 +16,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from ..errors import BackupNotFound, IntegrityError, RestoreFailed, WalNotFound
-from ..messages import logger
+from ..errors import BackupNotFound, RestoreFailed, WalNotFound
 from ..repository.progress import Progress, silent
 from ..repository.repository import Repository
 from ..repository.times import parse_time
-from ..wal import SQLiteWindow, WalArchive, WalTimeline, list_sqlite_windows, list_systems
+from ..repository.tracking import leaving_out_damage
+from ..wal import SQLiteArchive, WalArchive, WalTimeline, list_followed, list_systems
 from ..wal.names_and_headers import lsn_text, parse_lsn
 from .databases.postgresql_facts import ClusterFacts, read_facts
 from .databases.postgresql_physical import PostgreSQLCluster
@@ -126,14 +127,12 @@ def list_base_backups(repository: Repository, *, strict: bool = False) -> list[B
     """
     found = []
     for name in repository.names(KIND) if repository.exists() else ():
-        history = BackupHistory(repository, name)
-        for backup in history.backups():
-            try:
-                found += list(_bases_in(history, backup))
-            except IntegrityError as error:
-                if strict:
-                    raise
-                logger.warning("The base backup in %s cannot be read: %s", backup.name, error)
+        unless_strict = contextlib.nullcontext if strict else leaving_out_damage
+        with unless_strict(f"The history of the backups of {name}"):
+            history = BackupHistory(repository, name)
+            for backup in history.backups():
+                with unless_strict(f"The base backup in {backup.name}"):
+                    found += list(_bases_in(history, backup))
     return sorted(found, key=lambda base: base.facts.last)
 
 
@@ -295,14 +294,31 @@ def _ancestors(archive: WalArchive, target: RecoveryTarget) -> dict[int, int]:
 
 
 def recovery_windows(repository: Repository) -> list[RecoveryWindow]:
-    """Return what can be recovered of each server and SQLite database whose WAL or base backups are in a repository."""
+    """Return what can be recovered of each server and SQLite database whose WAL or base backups are in a repository.
+
+    Of one whose WAL is damaged, nothing can be recovered. A warning in the log says why.
+    """
     bases = list_base_backups(repository)
-    systems = sorted({*list_systems(repository), *(base.facts.system for base in bases)})
-    servers = [_window(repository, system, [b for b in bases if b.facts.system == system]) for system in systems]
-    return servers + [_sqlite_window(window) for window in list_sqlite_windows(repository)]
+    windows = []
+    for system in sorted({*list_systems(repository), *(base.facts.system for base in bases)}):
+        window = _nothing(system)
+        with leaving_out_damage(f"The WAL of {system}"):
+            window = _window(repository, system, [base for base in bases if base.facts.system == system])
+        windows.append(window)
+    for name in list_followed(repository):
+        window = _nothing(f"sqlite/{name}")
+        with leaving_out_damage(f"The WAL of {window.system}"):
+            window = _sqlite_window(repository, name)
+        windows.append(window)
+    return windows
 
 
-def _sqlite_window(window: SQLiteWindow) -> RecoveryWindow:
+def _nothing(system: str) -> RecoveryWindow:
+    return RecoveryWindow(system, (), None, None, (), 0, 0)
+
+
+def _sqlite_window(repository: Repository, name: str) -> RecoveryWindow:
+    window = SQLiteArchive(repository, name).window()
     holes = ((before[1], after[0]) for before, after in itertools.pairwise(window.ranges))
     return RecoveryWindow(
         system=f"sqlite/{window.name}",

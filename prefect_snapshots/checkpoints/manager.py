@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +16,7 @@ from ..messages import hint
 from ..repository.choosing import RepositoryLike, as_repository
 from ..repository.commits import Draft
 from ..repository.times import from_nanoseconds
-from ..repository.tracking import TrackedStream
+from ..repository.tracking import TrackedStream, leaving_out_damage
 from ..retention import PINNED, CleanupReport, RetentionItem, RetentionPolicy, RetentionRow
 from .batches import DONE
 from .differences import CheckpointDiff, compare
@@ -89,8 +90,12 @@ class CheckpointManager:
         Args:
             name: Only the checkpoints of this name. Default: all names.
         """
-        names = self.list_names() if name is None else [name]
-        found = [info for each in names for info in self._infos(each, self._state(each))]
+        if name is not None:
+            return self._infos(name, self._state(name))
+        found = []
+        for each in self.list_names():
+            with leaving_out_damage(f"The checkpoints of {each}"):
+                found += self._infos(each, self._state(each))
         return sorted(found, key=lambda info: info.started_at, reverse=True)
 
     def get_checkpoint(self, name: str, fingerprint: str | None = None) -> CheckpointInfo:
@@ -180,13 +185,17 @@ class CheckpointManager:
         policy = RetentionPolicy.checked(policy)
         rows: list[RetentionRow] = []
         for each in self.list_names() if name is None else [name]:
-            tracked = self._tracked(each)
-            decided = policy.plan(_retention_items(each, self._infos(each, tracked.refresh())))
-            doomed = {row.name.rpartition("@")[2] for row in decided if not row.keep}
-            if doomed and not dry_run:
-                _drop(tracked, doomed.__contains__)
-            rows += decided
+            with leaving_out_damage(f"The checkpoints of {each}") if name is None else contextlib.nullcontext():
+                rows += self._cleanup(each, policy, dry_run)
         return CleanupReport(tuple(rows), tuple(row.name for row in rows if not row.keep), dry_run)
+
+    def _cleanup(self, name: str, policy: RetentionPolicy, dry_run: bool) -> list[RetentionRow]:
+        tracked = self._tracked(name)
+        decided = policy.plan(_retention_items(name, self._infos(name, tracked.refresh())))
+        doomed = {row.name.rpartition("@")[2] for row in decided if not row.keep}
+        if doomed and not dry_run:
+            _drop(tracked, doomed.__contains__)
+        return decided
 
     def diff(self, name: str, old: str, new: str | None = None) -> CheckpointDiff:
         """Compare the results of two versions of a function, item by item.

@@ -5,6 +5,7 @@ A version is a number (`3` or `v3`), `latest`, a stage such as `production`, or 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -71,6 +72,8 @@ def list_all(
     """
     if name is not None:
         return _list_versions(*_named(session, collection or "default", name), where)
+    from ..repository.tracking import leaving_out_damage
+
     if where is not None:
         registry = _registry(session, collection or "default")
         if collection is not None:
@@ -80,22 +83,29 @@ def list_all(
     if collection is not None:
         _check_collection(registry, collection)
     names = registry.list_collection_names() if collection is None else [collection]
-    rows = [
-        {
-            "collection": each,
-            "name": artifact,
-            "versions": len(versions),
-            "latest": versions[0].version,
-            "created_at": versions[0].created_at,
-            "aliases": registry.get_aliases(artifact, each),
-            "written": sum(version.written for version in versions),
-        }
-        for each in names
-        for artifact in registry.list_names(each)
-        if (versions := registry.list_versions(artifact, each))
-    ]
+    rows: list[dict[str, Any]] = []
+    for each in names:
+        for artifact in registry.list_names(each):
+            with contextlib.suppress(ArtifactNotFound), leaving_out_damage(f"Artifact {each}/{artifact}"):
+                rows += _row_of(registry, each, artifact)
     document = {"repository": registry.repository.url, "artifacts": rows}
     return Answer(document, _view_artifacts, "" if rows else "There are no artifacts.")
+
+
+def _row_of(registry: ArtifactRegistry, collection: str, name: str) -> list[dict[str, Any]]:
+    versions = registry.list_versions(name, collection)
+    if not versions:
+        return []
+    row = {
+        "collection": collection,
+        "name": name,
+        "versions": len(versions),
+        "latest": versions[0].version,
+        "created_at": versions[0].created_at,
+        "aliases": registry.get_aliases(name, collection),
+        "written": sum(version.written for version in versions),
+    }
+    return [row]
 
 
 @app.command

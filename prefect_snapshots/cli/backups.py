@@ -46,7 +46,7 @@ from .retention import NO_RETENTION, Retention, cleaned
 from .session import SessionArgument
 
 if TYPE_CHECKING:
-    from ..backups import Backup, BackupManager, RestoreReport
+    from ..backups import Backup, BackupManager, FailedBackup, RestoreReport
     from ..reports.diagnosis import Finding
     from ..repository import Repository, StagedPart
 
@@ -190,11 +190,18 @@ def list_all(name: Name | None = None, /, *, verbose: bool = False, session: Ses
         name: List only the backups of this name. Default: the name in pyproject.toml, or else all.
         verbose: Also show their parts, with the rows or documents per table or collection.
     """
+    from ..repository.tracking import leaving_out_damage
+
     repository = session.open()
     names = _names(repository, name)
-    managers = {each: _manager(repository, each) for each in names}
-    found = {each: manager.list_backups() for each, manager in managers.items()}
-    failed = {each: manager.list_failed_backups() for each, manager in managers.items()}
+    found: dict[str, Sequence[Backup]] = {}
+    failed: dict[str, Sequence[FailedBackup]] = {}
+    for each in names:
+        with (
+            leaving_out_damage(f"The history of the backups of {each}") if len(names) > 1 else contextlib.nullcontext()
+        ):
+            manager = _manager(repository, each)
+            found[each], failed[each] = manager.list_backups(), manager.list_failed_backups()
     if name is not None and not found[name] and not failed[name]:
         raise BackupNotFound(_none_under(repository, names))
     document = {
@@ -600,11 +607,17 @@ def _find(
         BackupNotFound: There is no such backup. The message names similar ones.
     """
     from ..backups import list_names
+    from ..repository.tracking import leaving_out_damage
 
     latest = backup == LATEST and not whole
     names = _names(repository, name) if name is not None or latest else list_names(repository)
-    managers = [_manager(repository, each) for each in names]
-    listed = [(manager, each) for manager in managers for each in manager.list_backups() if each.regular or not latest]
+    listed = []
+    for each in names:
+        with (
+            leaving_out_damage(f"The history of the backups of {each}") if len(names) > 1 else contextlib.nullcontext()
+        ):
+            manager = _manager(repository, each)
+            listed += [(manager, one) for one in manager.list_backups() if one.regular or not latest]
     if not listed:
         raise BackupNotFound(_none_under(repository, names))
     listed.sort(key=lambda pair: pair[1].created_at, reverse=True)

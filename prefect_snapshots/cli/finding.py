@@ -97,7 +97,7 @@ def find(
     """
     known = opened_names(repository)
     if name is not None:
-        _check_among(known, name)
+        _check_among(repository, known, name)
     backends = known if name is None else {name: known[name]}
     if name is None and _begins_with_name(words, backends, number):
         name, *words = words
@@ -138,12 +138,13 @@ def check_known(repository: Repository, name: str) -> None:
         SnapshotNotFound: There are none. The message names similar ones.
     """
     if not Durable(repository, check_name(name)).view.by_id:
-        _check_among(opened_names(repository), name)
+        _check_among(repository, opened_names(repository), name)
 
 
-def _check_among(known: Collection[str], name: str) -> None:
+def _check_among(repository: Repository, known: Collection[str], name: str) -> None:
     if name not in known:
         check_name(name)
+        Durable(repository, name)  # raises an error if there is damage
         raise SnapshotNotFound(f"There are no snapshots under the name {name!r}. {hint(name, known)}")
 
 

@@ -393,10 +393,9 @@ def restore(
 
 
 def _list_names(repository: Repository) -> Answer:
-    from ..snapshots import list_names
-    from ..snapshots.backends import Durable
+    from ..snapshots.backends import opened_names
 
-    totals = [_totals(name, Durable(repository, name).refresh().by_id.values()) for name in list_names(repository)]
+    totals = [_totals(name, backend.view.by_id.values()) for name, backend in opened_names(repository).items()]
     return Answer({"repository": repository.url, "names": totals}, views.names)
 
 

@@ -10,9 +10,8 @@ from typing import Protocol, TypeVar
 
 from ..artifacts import ArtifactRegistry
 from ..artifacts.history import KIND as ARTIFACTS
-from ..artifacts.history import is_time
+from ..artifacts.history import is_time, names_of
 from ..artifacts.infos import ArtifactInfo, Release
-from ..artifacts.lineage import names_of
 from ..artifacts.releases import KIND as RELEASES
 from ..backups.history import KIND as BACKUPS
 from ..backups.history import BackupHistory

@@ -26,7 +26,7 @@ from cronsim import CronSim, CronSimError
 from prefect import flow
 from pydantic import TypeAdapter, ValidationError
 
-from ..backups import Backup, BackupManager, RecoveryWindow, last_proven, recovery_windows
+from ..backups import Backup, BackupManager, FailedBackup, RecoveryWindow, last_proven, recovery_windows
 from ..documents import Document, Note, code
 from ..documents.texts import size_text
 from ..errors import InvalidArgument
@@ -36,6 +36,7 @@ from ..integration.reporter import Reporter, only_warn
 from ..integration.run_context import run_logger
 from ..reports.overview import about_repository
 from ..repository.repository import Repository
+from ..repository.tracking import leaving_out_damage
 from .failing import fails_with_one_error
 from .openmetrics import Gauge, checked_metrics_file, write_metrics
 
@@ -158,9 +159,7 @@ def watch_repository(
         since=start,
         written=watched.written_since(start),
         limit=limit,
-        unproven=tuple(
-            name for name, since in drilled.items() if report_proof_overdue(BackupManager(watched, name=name), since)
-        ),
+        unproven=tuple(name for name, since in drilled.items() if _is_unproven(watched, name, since)),
         late=() if wal is None else _late(watched, _ago(now, wal, "wal")),
     )
     if file is not None:
@@ -221,17 +220,27 @@ def _ago(moment: datetime, duration: timedelta, what: str) -> datetime:
 
 def _newest(repository: Repository, name: str, end: datetime) -> Backup | None:
     """The newest backup that can be read. What says that it is from after `end` was made by a clock that is wrong."""
-    backups = BackupManager(repository, name=name).list_backups()
+    backups: list[Backup] = []
+    with leaving_out_damage(f"The history of the backups of {name}"):  # then none of them counts, and one is overdue
+        backups = BackupManager(repository, name=name).list_backups()
     sound = (backup for backup in backups if backup.regular and backup.created_at <= end)
     return max(sound, key=lambda backup: backup.created_at, default=None)
+
+
+def _is_unproven(repository: Repository, name: str, since: datetime) -> bool:
+    with leaving_out_damage(f"The history of the backups of {name}"):
+        return report_proof_overdue(BackupManager(repository, name=name), since)
+    return True
 
 
 def _gauges(watched: Repository, report: WatchReport, names: Iterable[str]) -> Iterator[Gauge]:
     where = {"repository": watched.url}
     overdue = {each.name: each.overdue for each in report.backups}
     for name in names:
-        manager = BackupManager(watched, name=name)
-        backups, failures = manager.list_backups(), manager.list_failed_backups()
+        backups, failures = list[Backup](), list[FailedBackup]()
+        with leaving_out_damage(f"The history of the backups of {name}"):
+            manager = BackupManager(watched, name=name)
+            backups, failures = manager.list_backups(), manager.list_failed_backups()
         sound = max((each for each in backups if each.regular), key=lambda each: each.created_at, default=None)
         proven = last_proven(backups)
         figures: dict[str, tuple[str, float | None]] = {

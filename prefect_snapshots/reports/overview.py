@@ -120,16 +120,21 @@ def _snapshots(repository: Repository, listed: int, needs: list[str]) -> Table:
 
 
 def _checkpoints(repository: Repository, listed: int, needs: list[str]) -> Table:
-    latest: dict[str, Any] = {}
-    for each in CheckpointManager(repository).list_checkpoints():  # the version that was started last comes first
-        latest.setdefault(each.name, each)
-    rows = _Rows()
-    for name, each in [*latest.items()][:listed]:
+    manager, rows, latest = CheckpointManager(repository), _Rows(), list[Any]()
+    for name in manager.list_names():
+        try:
+            latest += manager.list_checkpoints(name)[:1]  # the version that was started last comes first
+        except SnapshotsError as error:
+            needs.append(f"The checkpoints of {name} cannot be read: {error}")
+    latest.sort(key=lambda each: each.started_at, reverse=True)
+    for each in latest[:listed]:
         if each.damage is not None:
-            needs.append(f"The checkpoints of {name} cannot be read: {each.damage}")
+            needs.append(f"The checkpoints of {each.name} cannot be read: {each.damage}")
         elif each.failed:
-            needs.append(f"{each.failed:,} of {each.done + each.failed:,} items of {name} failed and have no result.")
-        rows.append((name, each.function, each.done, each.failed, each.started_at))
+            needs.append(
+                f"{each.failed:,} of {each.done + each.failed:,} items of {each.name} failed and have no result."
+            )
+        rows.append((each.name, each.function, each.done, each.failed, each.started_at))
     columns = Column("name", "name"), Column("function", "name"), Column("done", "number"), Column("failed", "number")
     return Table("Checkpoints", (*columns, Column("started (UTC)", "time")), tuple(rows), len(latest))
 

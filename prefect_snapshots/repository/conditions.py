@@ -32,6 +32,8 @@ TIMES = frozenset({"created_at", "expiry"})
 
 _LENGTH = 10_000
 """The most characters of a condition: more than anybody types, and little to parse."""
+_SHOWN = 100
+"""The most characters of a condition, or of a word in it, in an error."""
 _DEPTH = 50
 """The most parentheses and negations within each other, so that parsing needs little stack."""
 
@@ -132,6 +134,37 @@ def _paths(metadata: Mapping[str, Any], above: str = "") -> Iterator[str]:
             yield from _paths(value, f"{above}{key}.")
 
 
+class _Wanted:
+    """Values one of which is wanted. Finding one takes the same time however many there are."""
+
+    def __init__(self, literals: Sequence[Literal]) -> None:
+        values = [one.value for one in literals]
+        self._texts = {one.text for one in literals}
+        self._numbers = {value for value in values if type(value) in (int, float)}
+        self._flags = {value for value in values if isinstance(value, bool)}
+        self._times = {value for value in values if isinstance(value, datetime)}
+        self._times.update(parse_time(value) for value in values if isinstance(value, str) and _is_time(value))
+        self._nothing = None in values
+
+    def has_any(self, value: Any) -> bool:
+        """Return whether a value, or one of a list, is wanted: as a value, or as it was written."""
+        if value is None or value is _MISSING:
+            return self._nothing
+        return any(self._has(each) for each in _each(value))
+
+    def _has(self, value: Any) -> bool:
+        match value:
+            case str():
+                return value in self._texts
+            case bool():  # not a number
+                return value in self._flags
+            case int() | float():
+                return value in self._numbers
+            case datetime():
+                return value in self._times
+        return False
+
+
 class _Parser:
     """Parses one condition, from left to right."""
 
@@ -162,13 +195,13 @@ class _Parser:
         return found
 
     def _refuse(self, expected: str) -> NoReturn:
-        rest = repr(self._tokens[self._at][1]) if self._at < len(self._tokens) else "its end"
+        rest = repr(_shortened(self._tokens[self._at][1])) if self._at < len(self._tokens) else "its end"
         raise self._refused(rest, expected)
 
     def _refused(self, place: str, reason: str) -> InvalidArgument:
         return InvalidArgument(
-            f'The condition {self._text!r} cannot be read at {place}: {reason}. Write it as in "metrics.loss < 0.1 and '
-            "tags = 'best'\"."
+            f"The condition {_shortened(self._text)!r} cannot be read at {place}: {reason}. Write it as in "
+            "\"metrics.loss < 0.1 and tags = 'best'\"."
         )
 
     def _accept(self, *words: str) -> str | None:
@@ -219,10 +252,10 @@ class _Parser:
             if not self._accept("in"):
                 self._refuse("there should be 'in'")
             listed = self._list(name)
-            return lambda fields: (value := fields(name)) is not _MISSING and not _is_any(value, listed)
+            return lambda fields: (value := fields(name)) is not _MISSING and not listed.has_any(value)
         if self._accept("in"):
             listed = self._list(name)
-            return lambda fields: _is_any(fields(name), listed)
+            return lambda fields: listed.has_any(fields(name))
         if pattern := self._accept("like", "ilike"):
             like = _like(self._value("").text, pattern == "ilike")
             return lambda fields: any(isinstance(each, str) and like(each) for each in _each(fields(name)))
@@ -230,14 +263,15 @@ class _Parser:
         if sign is None:
             return lambda fields: _is_something(fields(name))
         wanted = self._value(name)
+        only = _Wanted([wanted])
         if sign in ("=", "=="):
-            return lambda fields: _is_any(fields(name), [wanted])
+            return lambda fields: only.has_any(fields(name))
         if sign in ("!=", "<>"):
-            return lambda fields: (value := fields(name)) is not _MISSING and not _is_any(value, [wanted])
+            return lambda fields: (value := fields(name)) is not _MISSING and not only.has_any(value)
         order = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}[sign]
         return lambda fields: any(_is_ordered(each, wanted, order) for each in _each(fields(name)))
 
-    def _list(self, name: str) -> list[Literal]:
+    def _list(self, name: str) -> _Wanted:
         if not self._accept("("):
             self._refuse("there should be '(' and the values")
         listed = [self._value(name)]
@@ -245,7 +279,7 @@ class _Parser:
             listed.append(self._value(name))
         if not self._accept(")"):
             self._refuse("there should be ',' or ')'")
-        return listed
+        return _Wanted(listed)
 
     def _value(self, name: str) -> Literal:
         kind, text = self._tokens[self._at] if self._at < len(self._tokens) else ("", "")
@@ -267,6 +301,10 @@ class _Parser:
         return literal
 
 
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
 def _meaning(word: str) -> Any:
     if word.lower() in _NAMED:
         return _NAMED[word.lower()]
@@ -282,19 +320,6 @@ def _is_something(value: Any) -> bool:
 
 def _each(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list | tuple) else [value]
-
-
-def _is_any(value: Any, wanted: Sequence[Literal]) -> bool:
-    return any(_is(each, one) for each in _each(value) for one in wanted) or (
-        value in (None, _MISSING) and any(one.value is None for one in wanted)
-    )
-
-
-def _is(value: Any, wanted: Literal) -> bool:
-    """Return whether a value is equal to what was written, as a value or as text."""
-    if isinstance(value, str):
-        return value == wanted.text
-    return _comparable(value, wanted.value) and bool(value == _as(value, wanted.value))
 
 
 def _is_ordered(value: Any, wanted: Literal, order: Callable[[Any, Any], bool]) -> bool:

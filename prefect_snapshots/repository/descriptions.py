@@ -69,4 +69,4 @@ def clean_tags(tags: str | Sequence[str] | None) -> list[str]:
         return []
     if not isinstance(tags, Iterable):
         raise InvalidArgument(f"tags must be a string or a sequence of strings, not {type(tags).__name__}.")
-    return [check_name(tag, "tag") for tag in dict.fromkeys([tags] if isinstance(tags, str) else tags)]
+    return list(dict.fromkeys(check_name(tag, "tag") for tag in ([tags] if isinstance(tags, str) else tags)))

@@ -15,6 +15,10 @@ from ..errors import InvalidArgument
 METADATA_LIMIT = 64 * 1024
 """The most bytes of metadata for one version, because it is stored in the catalog. Store larger values as data."""
 
+DEPTH_LIMIT = 100
+"""The most lists and dictionaries within each other in metadata. Whoever copies, shows or compares it needs as much
+stack."""
+
 
 def clean_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return a copy in plain types, so that the catalog can store and search it.
@@ -24,7 +28,8 @@ def clean_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     strings.
 
     Raises:
-        InvalidArgument: A value has another type, or the metadata is larger than 64 KB.
+        InvalidArgument: A value has another type, more than 100 lists and dictionaries are within each other, or the
+            metadata is larger than 64 KB.
     """
     if metadata is not None and not isinstance(metadata, Mapping):
         raise InvalidArgument(f"Metadata must be a dictionary, not {type(metadata).__name__}.")
@@ -44,22 +49,54 @@ def clean_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     return cleaned
 
 
+def is_deep(value: Any) -> bool:
+    """Return whether a stored value has more than 100 lists and dictionaries within each other. No writer of ours
+    stores such a value."""
+    edge = [value]
+    for _ in range(DEPTH_LIMIT + 1):
+        edge = [
+            each
+            for one in edge
+            if type(one) in (dict, list)
+            for each in (one.values() if type(one) is dict else one)
+            if type(each) in (dict, list)
+        ]
+        if not edge:
+            return False
+    return True
+
+
+_SHOWN = 100
 _SUBCLASSES: dict[type, Callable[[Any], Any]] = {int: int, float: float, str: str.__str__, bytes: bytes}
 _PLAIN = (type(None), bool, int, float, str, bytes)
 
 
-def clean_value(value: Any, path: str) -> Any:
-    """Return one value of the metadata in plain types; `path` names it in errors."""
+def clean_value(value: Any, path: str, depth: int = 1) -> Any:
+    """Return one value of the metadata in plain types.
+
+    Args:
+        value: The value.
+        path: Its name in errors.
+        depth: How many lists and dictionaries it is in.
+
+    Raises:
+        InvalidArgument: See `clean_metadata`.
+    """
     if type(value) in _PLAIN:
         return value
+    if depth > DEPTH_LIMIT:
+        raise InvalidArgument(
+            f"Metadata {path[:_SHOWN]!r}... has more than {DEPTH_LIMIT} lists and dictionaries within each other. "
+            "Store it as data."
+        )
     if isinstance(value, Mapping):
         if any(not isinstance(key, str) for key in value):
             raise InvalidArgument(f"Metadata {path!r} has keys that are not strings.")
-        return {str.__str__(key): clean_value(item, f"{path}.{key}") for key, item in value.items()}
+        return {str.__str__(key): clean_value(item, f"{path}.{key}", depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [clean_value(item, f"{path}[{at}]") for at, item in enumerate(value)]
+        return [clean_value(item, f"{path}[{at}]", depth + 1) for at, item in enumerate(value)]
     if isinstance(value, Enum):
-        return clean_value(value.value, path)
+        return clean_value(value.value, path, depth + 1)
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise InvalidArgument(f"Metadata {path!r} is a datetime without a time zone. Add one, such as tzinfo=UTC.")
@@ -71,7 +108,7 @@ def clean_value(value: Any, path: str) -> Any:
         if isinstance(value, plain):
             return convert(value)
     if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a scalar of NumPy or JAX
-        return clean_value(value.item(), path)
+        return clean_value(value.item(), path, depth + 1)
     raise InvalidArgument(f"Metadata {path!r} is of type {type(value).__name__}. Store it as data, or as a string.")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -162,6 +162,17 @@ class MadeVersions:
         with contextlib.suppress(msgspec.ValidationError):
             if isinstance(version, str) and (found := read_made_by(event.body)) is not None:
                 self.made[version] = found
+
+
+def made_by_elsewhere(found: MadeBy, url: str) -> dict[str, Any]:
+    """Return the field of an event for a copy in another repository.
+
+    Args:
+        found: What the original says of its run.
+        url: The repository of the original, without secrets: inputs that were in it still are.
+    """
+    inputs = tuple(one if one.repository is not None else replace(one, repository=url) for one in found.inputs)
+    return {MADE_BY: msgspec.to_builtins(replace(found, inputs=inputs))}
 
 
 def _flow_run() -> tuple[Any, Any] | None:

@@ -19,7 +19,6 @@ from ..errors import CommitConflict, CommitUnknown, InvalidArgument, StorageUnav
 from .catalog import OMITTED, RENAMED, RENAMING, Event, Stream
 from .commits import Draft, MakeDraft
 from .contents import Stored, Writer
-from .names import check_name
 from .repository import Repository
 from .tracking import damage_of
 
@@ -49,7 +48,7 @@ def rename(
     Args:
         repository: The repository.
         kind: The kind of the two streams.
-        old, new: The names of the streams. The old one has something under it.
+        old, new: The names of the streams, which are valid. The old one has something under it.
         label: The new name, for messages.
         finish: Called before anything is deleted, when everything stands under the new name.
         dry_run: Change nothing, and only raise the error that would be raised.
@@ -58,7 +57,6 @@ def rename(
         InvalidArgument: The new name is the old one, or has something under it.
         CommitConflict: Others wrote to one of the two names all the time.
     """
-    check_name(new)
     if new == old:
         raise InvalidArgument(f"{label} has this name already. Nothing was changed.")
     source = repository.stream(kind, old, lambda _: None)

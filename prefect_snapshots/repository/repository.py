@@ -22,7 +22,7 @@ from .copies import CopyReport
 from .keyring import PasswordInfo
 from .location import Buffer, LimitedLocation, Location, open_location
 from .maintenance import CheckReport, PruneReport, RepairReport, Statistics
-from .names import check_name
+from .names import STREAM_LIMIT, check_name
 from .opened import Opened
 from .opening import Opener
 from .passwords import Password, PasswordSource
@@ -152,7 +152,7 @@ class Repository:
         Returns:
             The stream, with all its events applied.
         """
-        check_name(name)
+        check_name(name, limit=STREAM_LIMIT)
 
         def catalog() -> Catalog | None:
             try:

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, Protocol, Self, TypeVar
 
 from ..errors import DamagedVersion, IntegrityError
+from ..messages import logger
 from .catalog import Event, Stream
 from .commits import MakeDraft
 from .contents import ContentReader, Stored, Writer, inline
 from .location import Buffer
+from .metadata import is_deep
 from .repository import Repository
 from .threads import Turns
 
@@ -136,6 +138,8 @@ class TrackedStream(Generic[S]):
         if self._shared:
             self.state = self.state.copy()
             self._shared = False
+        if any(type(value) in (dict, list) and is_deep(value) for value in event.body.values()):
+            raise ValueError("lists or dictionaries that are nested too deeply to be copied or shown")
         self.state.apply(event)
 
     def _forget(self) -> None:
@@ -152,3 +156,16 @@ def damage_of(label: str) -> Iterator[None]:
         raise
     except IntegrityError as error:
         raise DamagedVersion(label, "", str(error)) from error
+
+
+@contextlib.contextmanager
+def leaving_out_damage(what: str) -> Iterator[None]:
+    """Log damage that is found in the `with` block, and go on: one name that cannot be read hides no other one.
+
+    Args:
+        what: What cannot be read then, for the message.
+    """
+    try:
+        yield
+    except IntegrityError as error:
+        logger.warning("%s cannot be read: %s", what, error)

@@ -21,7 +21,7 @@ from ..repository.provenance import note_input
 from ..repository.renaming import rename
 from ..repository.repository import Repository
 from ..repository.threads import Lock, pool
-from ..repository.tracking import TrackedStream
+from ..repository.tracking import TrackedStream, leaving_out_damage
 from ..values import WHOLE, Encoded, Loading, MemoryBody, decode, decode_leaves, describe, encode, iter_leaves
 from .records import Record, SnapshotRecords
 
@@ -316,8 +316,12 @@ class Durable:
 
 
 def opened_names(repository: Repository) -> dict[str, Durable]:
-    """Return the names of a repository that have snapshots, sorted, each with its storage."""
-    return {name: Durable(repository, name) for name in names_with_snapshots(repository)}
+    """Return the names that have snapshots, sorted, each with its storage. Damaged ones are left out with a warning."""
+    opened = {}
+    for name in names_with_snapshots(repository):
+        with leaving_out_damage(f"The name {name}"):
+            opened[name] = Durable(repository, name)
+    return opened
 
 
 def names_with_snapshots(repository: Repository) -> list[str]:

@@ -14,5 +14,5 @@ from .archiving_ahead import waiting_wal as waiting_wal
 from .sqlite_archive import SQLiteArchive as SQLiteArchive
 from .sqlite_archive import SQLiteState as SQLiteState
 from .sqlite_archive import SQLiteWindow as SQLiteWindow
-from .sqlite_archive import list_sqlite_windows as list_sqlite_windows
+from .sqlite_archive import list_followed as list_followed
 from .sqlite_following import SQLiteFollower as SQLiteFollower

@@ -268,7 +268,7 @@ class SQLiteArchive:
         moment = None if at is None else to_nanoseconds(at)
         bases = [base for base in state.bases if moment is None or base.body["at"] <= moment]
         if not state.bases:
-            known = _names(self.repository)
+            known = list_followed(self.repository)
             if self.name in known:
                 raise WalNotFound(f"The archive of {self.name} in {self.repository.url} has no base copy yet.")
             raise WalNotFound(
@@ -341,12 +341,8 @@ class SQLiteArchive:
             return [Mark(*fields) for fields in _MARK.iter_unpack(packed)]
 
 
-def list_sqlite_windows(repository: Repository) -> list[SQLiteWindow]:
-    """Return which times can be restored of each SQLite database that is followed, sorted by name."""
-    return [SQLiteArchive(repository, name).window() for name in _names(repository)]
-
-
-def _names(repository: Repository) -> list[str]:
+def list_followed(repository: Repository) -> list[str]:
+    """Return the names of the SQLite databases that are followed into a repository, sorted."""
     names = repository.names(KIND) if repository.exists() else ()
     return [name.removeprefix(_PREFIX) for name in names if name.startswith(_PREFIX)]
 
