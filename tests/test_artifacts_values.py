@@ -275,7 +275,7 @@ def test_a_leaf_that_cannot_be_written_is_named(registry: ArtifactRegistry) -> N
 
 
 def test_an_unknown_option_logs_nothing(registry: ArtifactRegistry) -> None:
-    with pytest.raises(UnserialisableValue, match="unexpected keyword argument 'indnt'"):
+    with pytest.raises(InvalidArgument, match="unexpected keyword argument 'indnt'"):
         registry.log_artifact("x", [1], indnt=4)
     assert not registry.exists("x")
 

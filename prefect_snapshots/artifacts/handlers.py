@@ -189,6 +189,7 @@ def write_value(name: str, value: Any, *, allow_pickle: bool, options: Mapping[s
 
     Raises:
         UnserialisableValue: The handler cannot write the value.
+        InvalidArgument: It does not take one of the options.
     """
     handler = find_handler(name)
     try:
