@@ -67,6 +67,7 @@ def is_deep(value: Any) -> bool:
 
 
 _SHOWN = 100
+"""Characters of a key in an error: enough to find it."""
 _SUBCLASSES: dict[type, Callable[[Any], Any]] = {int: int, float: float, str: str.__str__, bytes: bytes}
 _PLAIN = (type(None), bool, int, float, str, bytes)
 
