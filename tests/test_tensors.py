@@ -361,3 +361,17 @@ def test_flipped_bytes_of_a_manifest_are_named_errors(data: st.DataObject) -> No
     ):
         with contextlib.suppress(SnapshotsError):
             read()
+
+
+def test_what_is_pickled_alone_but_shares_tensors_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Linear(2, 2)
+    encode({"model": model, "other": nn.Linear(2, 2), "state": torch.optim.SGD(model.parameters()).state_dict()})
+    encode({"weights": model.weight, "again": [model.weight]})
+    assert caplog.messages == []
+    for _ in range(2):  # said once
+        encode({"the model": model, "optimizer": torch.optim.SGD(model.parameters())})
+    assert [message.partition(",")[0] for message in caplog.messages] == [
+        "Leaf optimizer shares tensors with leaf the model"
+    ]
+    encode([model.weight, model])
+    assert len(caplog.messages) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from ..errors import UnserialisableLeaf
+from ..messages import logger
 from .arrays import (
     Buffer,
     NotAnArrayOfBytes,
@@ -148,8 +150,20 @@ def _encoded(value: Any, allow_pickle: bool, shared: bool, with_like: bool) -> _
         node = encoder.node(root)
     except _Unwritable as refused:
         raise UnserialisableLeaf(path_of(root, refused.item), refused.reason) from refused.__cause__
+    if encoder.sharing is not None:
+        _warn_of_copies(*(path_of(root, item) for item in encoder.sharing))
     encoder.manifest = encode_node([FORMAT, encoder.nbytes, encoder.classes, node])
     return encoder
+
+
+@functools.cache  # once for a pair of leaves, because a training saves them again and again
+def _warn_of_copies(first: str, second: str) -> None:
+    logger.warning(
+        "Leaf %s shares tensors with leaf %s, and each is pickled alone, so that it comes back with copies of its own: "
+        "an optimizer would no longer change its model. Save the state_dict() of each instead.",
+        second,
+        first,
+    )
 
 
 def validate(value: Any) -> None:
@@ -180,8 +194,8 @@ class _Encoder:
     """Converts the outline of a value to nodes, and collects the body."""
 
     __slots__ = (
-        "_allow_pickle", "_memories", "_numbers", "_root", "_tensor_numbers", "_tensors", "buffers", "classes",
-        "manifest", "nbytes", "shared",
+        "_allow_pickle", "_holders", "_memories", "_numbers", "_root", "_tensor_numbers", "_tensors", "buffers", "classes",
+        "manifest", "nbytes", "shared", "sharing",
     )  # fmt: skip
 
     def __init__(self, root: Any, allow_pickle: bool, shared: bool) -> None:
@@ -191,6 +205,9 @@ class _Encoder:
         self._memories: dict[int, int] = {}
         self._allow_pickle = allow_pickle
         self._numbers: dict[type, int] = {}
+        self._holders: dict[int, tuple[Any, Any]] = {}  # with the tensor itself, so that no other one gets its id
+        self.sharing: tuple[Any, Any] | None = None
+        """Two leaves with the same tensor, one of which is pickled."""
         self.manifest = b""
         self.shared = shared
         self.buffers: list[Buffer | Callable[[], Buffer] | Spread] = []
@@ -235,6 +252,7 @@ class _Encoder:
 
     def tensor(self, tensor: Any) -> Node:
         """A tensor; one that was written before, or whose memory was, refers to it."""
+        self._hold(tensor, tensor)
         if id(tensor) in self._tensor_numbers:
             return [TENSOR_AGAIN, self._tensor_numbers[id(tensor)]]
         if self._tensors is None:
@@ -252,10 +270,18 @@ class _Encoder:
         return [TENSOR, sizes, parts.form, parts.flags, parts.extra, *map(list, parts.components)]
 
     def pickle(self, item: Any) -> Node:
-        pieces = self._pickled(item, item)
+        tensors: list[Any] = []
+        pieces = self._pickled(item, item, tensors)
+        for tensor in tensors:
+            self._hold(tensor, item)
         self.buffers += pieces
         self.nbytes += sum(map(len, pieces))
         return [PICKLE, [len(piece) for piece in pieces]]
+
+    def _hold(self, tensor: Any, item: Any) -> None:
+        holder, _ = self._holders.setdefault(id(tensor), (item, tensor))
+        if holder is not item and self.sharing is None:
+            self.sharing = holder, item
 
     def class_number(self, branch: Branch) -> int:
         """Return the position of a class in `classes`. A class that could not be found by name is pickled."""
@@ -269,13 +295,13 @@ class _Encoder:
             self.classes.append(by_value)
         return self._numbers[cls]
 
-    def _pickled(self, item: Any, value: Any) -> list[Buffer]:
+    def _pickled(self, item: Any, value: Any, tensors: list[Any] | None = None) -> list[Buffer]:
         """Return the pickle stream and its out-of-band buffers. If this fails, the error names `item`."""
         if not self._allow_pickle:
             name = f"{type(value).__module__}.{type(value).__qualname__}"
             raise _Unwritable(item, f"Only pickle could store this {name}, and allow_pickle is False.")
         try:
-            return dump(value)
+            return dump(value, tensors=tensors)
         except MemoryError:
             raise
         except NotReadable as error:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from ..errors import EnvironmentMismatch, MissingDependency, PickleRefused
 from .arrays import Buffer
 from .classes import SCRIPT_MODULES, look_up, reference_of_function
-from .tensors import loaded_torch
+from .tensors import is_tensor_class, loaded_torch
 
 _PROTOCOL = 5
 """The first protocol that passes on large buffers without a copy. Every supported version of Python reads it."""
@@ -73,7 +73,7 @@ def require_pickle(allow_pickle: bool, what: str, path: str = "") -> None:
         )
 
 
-def dump(value: Any, *, out_of_band: bool = True) -> list[Buffer]:
+def dump(value: Any, *, out_of_band: bool = True, tensors: list[Any] | None = None) -> list[Buffer]:
     """Return a value as a pickle stream, followed by its large buffers, after verifying that it can be unpickled.
 
     Classes and functions of the running script are pickled by value, so that other programs can read them. Everything
@@ -82,6 +82,7 @@ def dump(value: Any, *, out_of_band: bool = True) -> list[Buffer]:
     Args:
         value: Any object.
         out_of_band: Whether large buffers may follow the stream, without a copy. If not, the stream holds everything.
+        tensors: The tensors of PyTorch that it contains are added to this list.
 
     Raises:
         Exception: The value cannot be pickled, or the pickle cannot be unpickled. It may be any type, because code of
@@ -93,6 +94,8 @@ def dump(value: Any, *, out_of_band: bool = True) -> list[Buffer]:
     buffers: list[pickle.PickleBuffer] = []
     stream = io.BytesIO()
     pickler = _Pickler(stream, _PROTOCOL, buffer_callback=buffers.append if out_of_band else None)
+    if tensors is not None:
+        pickler.tensors = tensors
     pickler.dump(value)
     parts: list[Buffer] = [
         (_MADE_HERE if pickler.has_code else b"") + stream.getvalue(),
@@ -223,6 +226,8 @@ def load_torch(path: Any, *, device: Any, weights_only: bool, allow_pickle: bool
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     has_code = False
     """Whether it has pickled a function by value."""
+    tensors: list[Any] | None = None
+    """Where the tensors go that it has pickled."""
 
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is types.CodeType:
@@ -250,6 +255,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             if obj.format == "B" and obj.ndim == 1:
                 return memoryview, (obj.tobytes(),)
             return operator.methodcaller("cast", obj.format, obj.shape), (memoryview(obj.tobytes()),)
+        if self.tensors is not None and is_tensor_class(type(obj)):
+            self.tensors.append(obj)
         return _reduce_torch(obj) or super().reducer_override(obj)
 
 
