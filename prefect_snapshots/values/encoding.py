@@ -194,8 +194,8 @@ class _Encoder:
     """Converts the outline of a value to nodes, and collects the body."""
 
     __slots__ = (
-        "_allow_pickle", "_holders", "_memories", "_numbers", "_root", "_tensor_numbers", "_tensors", "buffers", "classes",
-        "manifest", "nbytes", "shared", "sharing",
+        "_allow_pickle", "_holders", "_memories", "_numbers", "_root", "_tensor_numbers", "_tensors", "buffers",
+        "classes", "manifest", "nbytes", "shared", "sharing",
     )  # fmt: skip
 
     def __init__(self, root: Any, allow_pickle: bool, shared: bool) -> None:
