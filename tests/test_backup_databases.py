@@ -603,6 +603,42 @@ def test_some_tables_of_sqlite_come_back_alone(notes: SQLite) -> None:
     assert sqlite_state(notes) == before
 
 
+def test_rows_of_sqlite_keep_their_numbers(tmp_path: Path) -> None:
+    """A full-text index finds them by these. The path and the names of the columns are unusual, too."""
+    database = SQLite(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.db"))
+    assert SQLite.from_url(database.name) == database
+    query = "SELECT rowid, body FROM texts; SELECT _rowid_, rowid, oid FROM odd; SELECT * FROM sorted"
+    with contextlib.closing(sqlite3.connect(database.path)) as connection:
+        connection.executescript(
+            "CREATE TABLE texts (body); INSERT INTO texts (rowid, body) VALUES (10, 'x'), (20, 'y');"
+            "CREATE VIRTUAL TABLE found USING fts5(body, content='texts'); INSERT INTO found(found) VALUES('rebuild');"
+            "CREATE TABLE odd (RowId TEXT, oid); INSERT INTO odd (_rowid_, rowid) VALUES (7, 'a');"
+            "CREATE TABLE sorted (a PRIMARY KEY) WITHOUT ROWID; INSERT INTO sorted VALUES ('z');"
+        )
+
+        def rows() -> list[Any]:
+            return [connection.execute(each).fetchall() for each in query.split(";")]
+
+        before, kept = rows(), take(database)
+        for table in ("texts", "odd", "sorted"):
+            connection.execute(f"DELETE FROM {table}")
+        connection.commit()
+        database.restore(kept, only=["texts", "odd", "sorted"])
+        assert rows() == before
+        assert connection.execute("SELECT body FROM found WHERE found MATCH 'y'").fetchall() == [("y",)]
+
+
+def test_names_in_sqlite_that_are_not_text_are_told(tmp_path: Path) -> None:
+    database = SQLite(str(tmp_path / "app.db"))
+    with contextlib.closing(sqlite3.connect(database.path)) as connection:
+        connection.executescript("CREATE TABLE cafZ (hZ TEXT); CREATE INDEX iZ ON cafZ (hZ);")
+    file = Path(database.path)
+    file.write_bytes(file.read_bytes().replace(b"Z", b"\xe9"))
+    with pytest.raises(BackupFailed, match="name is not valid UTF-8") as caught:
+        take(database)
+    assert "caf" not in str(caught.value)
+
+
 def test_a_sqlite_restore_that_fails_changes_nothing(notes: SQLite) -> None:
     kept, before = take(notes), sqlite_state(notes)
     data = bytearray(kept.files["database.sqlite"])
@@ -653,11 +689,11 @@ CREATE TABLE orders (account integer REFERENCES accounts (id), note varchar NOT 
 INSERT INTO orders VALUES (1, 'x'), (2, 'a"b,c');
 CREATE TABLE "we ird"."-t;
 '""x" (id integer DEFAULT nextval('numbers'), h hugeint, b blob, i interval, l varchar[], s struct(a int, b varchar),
-  m map(varchar, int), u union(x int, y varchar), mo mood, tz timetz, ns timestamp_ns, de decimal(38, 10), d double,
+  m map(varchar, int), mo mood, tz timetz, ns timestamp_ns, de decimal(38, 10), d double,
   twice integer GENERATED ALWAYS AS (id * 2));
 INSERT INTO "we ird"."-t;
 '""x" SELECT i, 170141183460469231731687303715884105727, '\\x00\\xff\\x22'::blob, INTERVAL '1 month 2 days 3 us',
-  ['', NULL, 'a,"b'], {'a': 1, 'b': '}'}, MAP {'k,=': 1}, 'NULL'::union(x int, y varchar), 'b ''c',
+  ['', NULL, 'a,"b'], {'a': 1, 'b': '}'}, MAP {'k,=': 1}, 'b ''c',
   '12:00:00+02'::timetz, '2020-01-01 00:00:00.123456789'::timestamp_ns, 1234567890123456789.0123456789,
   '-inf'::double FROM range(5) t(i);
 CREATE VIEW named AS SELECT * FROM accounts; CREATE INDEX by_name ON accounts (name); CREATE MACRO one(x) AS x + 1;
@@ -696,6 +732,39 @@ def test_duckdb_comes_back_whole(warehouse: DuckDB) -> None:
     warehouse.restore(kept)
     assert duckdb_state(warehouse) == before
     assert sorted(path.name for path in Path(warehouse.path).parent.iterdir()) == [Path(warehouse.path).name]
+
+
+@pytest.mark.parametrize(
+    ("rows", "shown"),
+    [
+        (
+            "SELECT NULL::union(i int, s varchar) AS v UNION ALL SELECT '5'::varchar::union(i int, s varchar)",
+            "union_tag(v)",
+        ),
+        ("SELECT [{'a': '5'::varchar::union(i int, s varchar)}] AS v", "union_tag(v[1].a)"),
+        ("SELECT '5'::varchar::variant AS v UNION ALL SELECT 5::variant", "variant_typeof(v)"),
+        ("SELECT chr(10) || repeat('x\n', 1500000) || '\"' AS v FROM range(2)", "1"),
+        ("SELECT i, repeat('x\n', 50) AS v FROM range(30000) t(i)", "i"),
+    ],
+)
+def test_what_csv_does_not_hold_comes_back(rows: str, shown: str, tmp_path: Path) -> None:
+    """Which type a value of a union has, and long rows. The last case is large, and its rows are short."""
+    database = DuckDB(str(tmp_path / "a?b.duckdb"))
+    query = f"SELECT {shown}, v::varchar FROM t ORDER BY ALL"
+    with duckdb.connect(database.path) as connection:
+        connection.execute(f"CREATE TABLE t AS {rows}")
+        before = connection.execute(query).fetchall()
+    kept = take(database)
+    assert ("t.csv" in kept.files) is ("30000" in rows)
+    with database.scratch() as scratch:
+        scratch.restore(kept)
+        assert scratch.counts() == kept.counts
+    for only in ([], ["t"]):
+        with duckdb.connect(database.path) as connection:
+            connection.execute("DELETE FROM t")
+        database.restore(kept, only)
+        with duckdb.connect(database.path) as connection:
+            assert connection.execute(query).fetchall() == before
 
 
 def test_checksums_of_duckdb_tell_one_value(warehouse: DuckDB) -> None:

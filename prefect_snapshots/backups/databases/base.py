@@ -86,6 +86,8 @@ class Address:
                 "scheme://user:password@host:port/database, with special characters percent-encoded."
             )
         part = {name: unquote(value) for name, value in found.groupdict(default="").items()}
+        if not found["host"]:  # a path may be in any encoding
+            part["database"] = unquote(found["database"] or "", errors="surrogateescape")
         password = part["password"] if found["password"] is not None else None
         options = dict(parse_qsl(found["options"] or "", keep_blank_values=True))
         if is_ambiguous(url) or (found["host"] and "@" in (found["database"] or "")):
@@ -254,7 +256,7 @@ class FileDatabase(StagedDatabase):
     @property
     def name(self) -> str:
         """The URL of the file."""
-        return f"{self.kind}:///{quote(self.path)}"
+        return f"{self.kind}:///{quote(os.fsencode(self.path))}"
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """DuckDB: `EXPORT DATABASE` to a folder of CSV files, in one transaction.
 
-CSV preserves every type that DuckDB can read back from text. Parquet does not: intervals and times with zones lose
-precision. Unchanged rows are deduplicated between backups. DuckDB lets only one process open a file for writing:
-writers in the same process can continue during a dump, other processes must close the file first.
+CSV preserves every type that DuckDB can read back from text; for others, the file itself is copied. Parquet does not:
+intervals and times with zones lose precision. Unchanged rows are deduplicated between backups. DuckDB lets only one
+process open a file for writing: writers in the same process can continue during a dump, other processes must close the
+file first.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 from ...errors import BackupFailed, InvalidArgument, MissingDependency
 from ...messages import logger
@@ -40,10 +41,13 @@ if TYPE_CHECKING:
 _LOAD = "load.sql"
 _TABLE = ".csv"
 _WHOLE = "database.duckdb"
-"""The name of a copy of the file itself, for a database whose schema cannot be exported."""
+"""The name of a copy of the file itself, for a database that cannot be exported."""
 _DATA = re.compile(r"(?s)(?P<kept>\b(?:key|string|value|range:|Input:)) (?:\"|'|(?=[-+.\d])).*")
 _COLUMN = re.compile(r"(?m)^Error when converting column \"(?:[^\"\n]|\"\")*\"")
 """What DuckDB repeats of rows, and what it says of a line that it does not read."""
+_ROW = 2 << 20
+"""Bytes of the longest row that DuckDB reads by default (`max_line_size`)."""
+_BLOCK = _ROW // 2
 _AT_ONCE = 1000
 """Rows to fetch at once: few calls, and little memory."""
 _PATIENCE = 60.0
@@ -120,7 +124,9 @@ class DuckDB(FileDatabase):
                 try:
                     connection.execute(f"EXPORT DATABASE {_literal(str(folder))} (FORMAT csv)")
                     counts = _counts(connection)
-                    importable = not _has_comments(connection) and _is_importable(folder)
+                    importable = (
+                        not _is_more_than_text(connection) and _has_short_rows(folder) and _is_importable(folder)
+                    )
                 except Exception as error:
                     if "not supported for exporting" not in str(error):
                         raise
@@ -186,7 +192,8 @@ class DuckDB(FileDatabase):
         target = Path(os.path.realpath(self.path))
         with contextlib.ExitStack() as stack:
             with restoring(self.name, "and is unchanged"):
-                folder = stack.enter_context(folder_beside(target))
+                # DuckDB cannot put a log into a folder whose name has a question mark.
+                folder = stack.enter_context(folder_beside(target.with_name(target.name.replace("?", "_"))))
                 beside = folder / "database"
                 if _WHOLE in dump.paths:
                     write(beside, dump.open(_WHOLE))
@@ -268,13 +275,42 @@ def _import(path: Path, folder: Path, counts: Mapping[str, int]) -> list[str]:
     return [f"{statement.partition(' AS ')[0]} was left out: it refers to something missing." for statement in left]
 
 
-def _has_comments(connection: DuckDBPyConnection) -> bool:
-    """Return whether something has a comment, which `EXPORT` does not write."""
-    found = (
-        f"SELECT 1 FROM duckdb_{kind}() WHERE comment IS NOT NULL AND database_name = current_database()"
+def _is_more_than_text(connection: DuckDBPyConnection) -> bool:
+    """Return whether there is something that `EXPORT` does not write: a comment, or which type a value has.
+
+    The text of a UNION or VARIANT does not say that. NULL would become a string, and a string of digits a number.
+    """
+    mine = "database_name = current_database()"
+    found = [
+        f"SELECT 1 FROM duckdb_{kind}() WHERE comment IS NOT NULL AND {mine}"
         for kind in ("tables", "columns", "views", "indexes", "sequences", "types", "functions")
-    )
+    ]
+    # A name that only looks like such a type does no harm.
+    found.append(rf"SELECT 1 FROM duckdb_columns() WHERE regexp_matches(data_type, 'UNION\(|\bVARIANT\b') AND {mine}")
     return connection.execute(f"{' UNION ALL '.join(found)} LIMIT 1").fetchone() is not None
+
+
+def _has_short_rows(folder: Path) -> bool:
+    """Return whether DuckDB can read all rows of an export. It writes rows of any length, but reads none above 2 MB."""
+    for path in folder.glob(f"*{_TABLE}"):
+        with path.open("rb") as file:
+            if path.stat().st_size > _ROW and not all(_ends_of_rows(file)):
+                return False
+    return True
+
+
+def _ends_of_rows(file: BinaryIO) -> Iterator[bool]:
+    """Yield for each full block of a CSV file whether a row ends in it. A row of twice its size fills one."""
+    quotes = 0
+    while len(block := file.read(_BLOCK)) == _BLOCK:
+        start, end, within = 0, block.find(b"\n"), quotes
+        while end >= 0:
+            within += block.count(b'"', start, end)
+            if within % 2 == 0:  # otherwise a value has this line feed
+                break
+            start, end = end, block.find(b"\n", end + 1)
+        yield end >= 0
+        quotes += block.count(b'"')
 
 
 def _is_importable(folder: Path) -> bool:
@@ -359,7 +395,9 @@ def _add_rows(found: Checksums, file: DumpFile) -> None:
 
 
 def _replace(target: Path, beside: Path) -> None:
-    log = Path(f"{target}.wal")
+    # What stands behind a question mark is an option for DuckDB.
+    path, mark, rest = str(target).partition("?")
+    log = Path(f"{path}.wal{mark}{rest}")
     if target.exists():
         try:
             with _connected(str(target)) as connection:

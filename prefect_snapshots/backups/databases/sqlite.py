@@ -81,7 +81,8 @@ class SQLite(FileDatabase):
         ),
         not_kept=(
             "everything is kept; an existing database keeps its journal mode. With a rollback journal, writers wait "
-            "during the copy"
+            "during the copy. A database in which the name of a table, column, index or trigger is not valid UTF-8 is "
+            "refused"
         ),
     )
 
@@ -169,14 +170,24 @@ def _connected(path: str, mode: str) -> Iterator[sqlite3.Connection]:
     """Connect to an existing file."""
     try:
         with contextlib.closing(
-            sqlite3.connect(f"file:{quote(path)}?mode={mode}", uri=True, timeout=_PATIENCE, isolation_level=None)
+            sqlite3.connect(f"{_uri(path)}?mode={mode}", uri=True, timeout=_PATIENCE, isolation_level=None)
         ) as connection:
             # A hostile backup may contain any schema. `trusted_schema = OFF` is still not needed, because a schema can
             # never call a function with effects outside of the database (`load_extension`, `fts3_tokenizer`). With it,
             # schemas with `json_extract` in an index, as in Prefect's own database, could not be opened.
             yield connection
     except sqlite3.Error as error:
+        if str(error).startswith("Could not decode to UTF-8"):  # never a value: no query reads those as text
+            raise BackupFailed(
+                "The database has a table, column, index or trigger whose name is not valid UTF-8. Rename it, for "
+                "example by ALTER TABLE in the program sqlite3, and run this again."
+            ) from error
         raise BackupFailed(f"{path}: SQLite says: {error}") from error
+
+
+def _uri(path: str) -> str:
+    """Return the URI of a file. Its path may be in any encoding."""
+    return f"file:{quote(os.fsencode(path))}"
 
 
 def _impatient(path: str) -> Callable[[int, int, int], None]:
@@ -339,7 +350,7 @@ def _is_no_database(error: BackupFailed) -> bool:
 def _replace_tables(connection: sqlite3.Connection, beside: Path, only: Sequence[str]) -> None:
     """Replace the rows of some tables by those in the file beside the target, in one transaction."""
     connection.execute("PRAGMA foreign_keys = OFF")
-    connection.execute("ATTACH ? AS source", [f"file:{quote(str(beside))}?mode=ro&immutable=1"])
+    connection.execute("ATTACH ? AS source", [f"{_uri(str(beside))}?mode=ro&immutable=1"])
     connection.execute("BEGIN IMMEDIATE")
     violations = set(connection.execute("PRAGMA main.foreign_key_check"))
     for table in only:
@@ -355,7 +366,7 @@ def _replace_tables(connection: sqlite3.Connection, beside: Path, only: Sequence
             connection.execute(f"DROP TRIGGER main.{_quoted(name)}")
         # SQLite computes generated columns itself.
         columns = connection.execute("SELECT name FROM pragma_table_xinfo(?, 'source') WHERE hidden = 0", [table])
-        names = ", ".join(_quoted(name) for (name,) in columns)
+        names = ", ".join([*_rowid(connection, table), *(_quoted(name) for (name,) in columns)])
         connection.execute(f"DELETE FROM main.{_quoted(table)}")
         connection.execute(f"INSERT INTO main.{_quoted(table)} ({names}) SELECT {names} FROM source.{_quoted(table)}")
         for _, sql in triggers:
@@ -364,6 +375,23 @@ def _replace_tables(connection: sqlite3.Connection, beside: Path, only: Sequence
         tables = ", ".join(sorted({str(row[0]) for row in new}))
         raise BackupFailed(f"Some rows in {tables} would refer to rows that do not exist. Restore these tables, too.")
     connection.execute("COMMIT")
+
+
+def _rowid(connection: sqlite3.Connection, table: str) -> list[str]:
+    """Return a name of the hidden column with the numbers of rows, to which a full-text index may refer.
+
+    A table `WITHOUT ROWID` has none, and one whose own columns have all its names cannot tell it.
+    """
+    query = "SELECT lower(name) FROM pragma_table_xinfo(?1, ?2)"
+    columns = {name for schema in ("source", "main") for (name,) in connection.execute(query, [table, schema])}
+    if not (free := [name for name in ("rowid", "oid", "_rowid_") if name not in columns]):
+        return []
+    try:
+        for schema in ("source", "main"):
+            connection.execute(f"SELECT {free[0]} FROM {schema}.{_quoted(table)} LIMIT 0")
+    except sqlite3.OperationalError:
+        return []
+    return free[:1]
 
 
 def _create(connection: sqlite3.Connection, table: str) -> None:
