@@ -396,6 +396,7 @@ def test_list_of_snapshots_is_newest_first_and_complete(program: Program, filled
         "size": record.size,
         "written": record.written,
         "pinned": True,
+        "made_by": None,
     }
     assert document["snapshots"][1]["metadata"]["loss"] == "NaN"
 
