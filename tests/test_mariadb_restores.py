@@ -524,9 +524,11 @@ def test_what_a_server_took_once_it_takes_again(full: MariaDB, admin: Client, se
     database_servers.mariadb_client(server, "nc")(
         "CREATE OR REPLACE USER leaver; GRANT ALL ON nc.* TO leaver; "
         "CREATE TABLE odd (i int CHECK (i > 1), d date NOT NULL); "
-        "SET check_constraint_checks = 0, foreign_key_checks = 0, sql_mode = ''; "
-        "INSERT INTO odd VALUES (0, '0000-00-00'); "
-        "INSERT INTO children (parent) VALUES (9); "
+        "CREATE TABLE strays (parent int, name varchar(20) CHARACTER SET utf8mb4, FOREIGN KEY (parent) REFERENCES "
+        "parents (id), FOREIGN KEY (name) REFERENCES parents (name)); "
+        "SET check_constraint_checks = 0, foreign_key_checks = 0, sql_mode = 'ALLOW_INVALID_DATES'; "
+        "INSERT INTO odd VALUES (0, '0000-00-00'), (1, '2026-02-31'); "
+        "INSERT INTO children (parent) VALUES (9); INSERT INTO strays VALUES (9, 'ü☃'), (2, '☃'); "
         # A server names the database in the columns of a view whose definer is gone.
         "CREATE DEFINER=leaver VIEW plain AS SELECT odd.i, '`nc`.`odd`' AS s FROM odd; DROP USER leaver;"
     )
@@ -538,7 +540,12 @@ def test_what_a_server_took_once_it_takes_again(full: MariaDB, admin: Client, se
         scratch.restore(kept)
         assert scratch.counts() == kept.counts
     admin("DROP VIEW nc.plain;")
-    full.restore(kept, only=["odd"])
+    full.restore(kept, only=["odd", "strays"])
+    assert StoredDump.of(full).counts == kept.counts
+    assert admin("SELECT d FROM nc.odd;") == ["0000-00-00", "2026-02-31"]
+    admin("DELETE FROM nc.strays;")
+    with pytest.raises(RestoreFailed, match="refer to rows that do not exist"):
+        full.restore(kept, only=["strays"])
 
 
 def test_a_drill_leaves_out_what_needs_other_databases(full: MariaDB, admin: Client, server: Server) -> None:
@@ -579,6 +586,7 @@ def test_what_a_server_has_set_for_people_is_in_nobodys_way(full: MariaDB, admin
         "group_concat_max_len": "4",
         "idle_transaction_timeout": "1",
         "sql_auto_is_null": "1",
+        "completion_type": "2",
     }
     usual = admin(f"SELECT {', '.join(f'@@{name}' for name in settings)};")[0].split("\t")
     try:
@@ -601,8 +609,11 @@ def test_what_a_server_has_set_for_people_is_in_nobodys_way(full: MariaDB, admin
     assert state(server) == before
 
 
-@pytest.mark.parametrize("setting", ["sql_select_limit = 2", "system_versioning_asof = '2020-01-01 00:00:00'"])
-def test_settings_that_would_hide_rows_from_a_dump_are_refused(
+@pytest.mark.parametrize(
+    "setting",
+    ["sql_select_limit = 2", "system_versioning_asof = '2020-01-01 00:00:00'", "sql_quote_show_create = OFF"],
+)
+def test_settings_that_would_spoil_a_dump_are_refused(
     full: MariaDB, admin: Client, server: Server, setting: str
 ) -> None:
     name = setting.partition(" ")[0]
@@ -660,12 +671,27 @@ def test_what_a_server_forbids_of_tables_is_told(full: MariaDB, admin: Client, s
             for file in dump.files:
                 assert list(file.pieces)
             told = [note.text for note in dump.notes]
-        assert [text.split()[1] for text in told] == ["'docs'", "'parts'", "'versions'"]
+        assert [text.split()[1] for text in told if "primary key" in text] == ["'docs'", "'parts'", "'versions'"]
         admin("SET GLOBAL innodb_force_primary_key = OFF;")
         with full.stage(kept) as switch:
             assert any("All tables are tables of InnoDB" in warning for warning in switch())
     finally:
         admin("SET GLOBAL innodb_force_primary_key = OFF; SET GLOBAL enforce_storage_engine = NULL;")
+
+
+def test_what_no_dump_holds_of_a_table_is_told(full: MariaDB, admin: Client) -> None:
+    admin(
+        "USE nc; CREATE TABLE `f``s` (`a``1` float, b float(20, 10), c float, d double, e float AS (`a``1`));"
+        "INSERT INTO `f``s` (`a``1`, b, c, d) VALUES (1, 1.23456789, 0.1, 16777217), (16777217, 0.1, -1e20, 0.1e0);"
+        "INSERT INTO `f``s` VALUES (); CREATE VIEW seen AS SELECT * FROM `f``s`;"
+    )
+    with full.dump() as dump:
+        for file in dump.files:
+            assert list(file.pieces)
+    assert [note.text.split(":")[0] for note in dump.notes] == [
+        "Column 'a`1' of table 'f`s' loses digits",
+        "Table 'versions' is system-versioned",
+    ]
 
 
 def test_what_a_killed_drill_leaves_is_dropped_by_the_next(full: MariaDB, admin: Client, server: Server) -> None:

@@ -48,6 +48,7 @@ from .base import (
     restoring,
 )
 from .mariadb_dumps import (
+    AS_STORED,
     RowCounter,
     StatementPart,
     definer,
@@ -56,6 +57,7 @@ from .mariadb_dumps import (
     replacing,
     rows,
     statements,
+    taking_all_dates,
     without_definer,
     without_far_keys,
     without_places,
@@ -89,7 +91,7 @@ _ONE_ROW_A_LINE = (10, 11)
 """The version of mariadb-dump from which statements of many rows have one row a line; others get statements of one."""
 
 _FOR_PROGRAMS = (
-    "SET sql_mode = 'NO_AUTO_VALUE_ON_ZERO', autocommit = 1, sql_select_limit = 18446744073709551615, "
+    f"SET sql_mode = '{AS_STORED}', autocommit = 1, completion_type = 0, sql_select_limit = 18446744073709551615, "
     "sql_big_selects = 1, sql_safe_updates = 0, sql_auto_is_null = 0 "
     "/*M! , tx_read_only = 0, max_statement_time = 0, idle_transaction_timeout = 0 */"
 )
@@ -166,9 +168,10 @@ class MariaDB(ServerDatabase):
         ),
         not_kept=(
             "users and rights (unless you back up [the whole server](backups.md#whole-servers)), the comment of a "
-            "database, the GTID position, the history of system-versioned tables, and the transaction numbers of those "
-            "with such columns (a drill says that they differ), folders of their own (`DATA DIRECTORY`, with a "
-            "warning); tables of engines without transactions are not dumped at the same moment. A row whose SQL is "
+            "database, the GTID position, the history of system-versioned tables (a backup names them), and the "
+            "transaction numbers of those with such columns (a drill says that they differ), digits of a FLOAT after "
+            "the sixth (a backup names the columns; a DOUBLE keeps all), folders of their own (`DATA DIRECTORY`, with "
+            "a warning); tables of engines without transactions are not dumped at the same moment. A row whose SQL is "
             "longer than the server's `max_allowed_packet` cannot be restored (blobs take twice their size). "
             "`mariadb-dump` cannot dump events of a database whose *name* has quotes, backslashes or control characters"
         ),
@@ -233,6 +236,7 @@ class MariaDB(ServerDatabase):
                     [
                         *(DumpNote(f"View {name!r} is left out: {why}", left_out=True) for name, why in broken.items()),
                         *self._without_keys(),
+                        *self._not_kept(),
                     ],
                 )
 
@@ -381,17 +385,22 @@ class MariaDB(ServerDatabase):
         return []
 
     def _check_settings(self) -> None:
-        """Refuse what `mariadb-dump` cannot switch off, and would leave out rows and tables for.
+        """Refuse what `mariadb-dump` cannot switch off, and would leave out rows for, or write what nobody can load.
 
         Raises:
             BackupFailed: The server has such a setting for every session.
         """
         with self._client("mariadb mysql", programs=False) as tool:
-            query = b"SELECT JSON_ARRAY(@@sql_select_limit < 18446744073709551615 /*M! , @@system_versioning_asof */)"
-            limited, *times = json.loads(tool.run(*SESSION, stdin=[query]))
+            query = (
+                b"SELECT JSON_ARRAY(@@sql_select_limit < 18446744073709551615, @@sql_quote_show_create + 0 "
+                b"/*M! , @@system_versioning_asof */)"
+            )
+            limited, quoted, *times = json.loads(tool.run(*SESSION, stdin=[query]))
         remedy = "Set it to DEFAULT, and look into init_connect, too."
         if limited:
             raise BackupFailed(f"The server limits the rows of every query by sql_select_limit. {remedy}")
+        if not quoted:
+            raise BackupFailed(f"The server quotes no names, because of sql_quote_show_create. {remedy}")
         if times and times[0] != "DEFAULT":
             raise BackupFailed(f"The server shows all sessions old rows, because of system_versioning_asof. {remedy}")
 
@@ -412,6 +421,35 @@ class MariaDB(ServerDatabase):
                 "innodb_force_primary_key to OFF before you restore, or add a primary key."
             )
             for (name,) in tables
+        ]
+
+    def _not_kept(self) -> list[DumpNote]:
+        """What `mariadb-dump` does not write: digits of a FLOAT behind the sixth one, and earlier rows of tables."""
+        floats = self._ask(
+            "SELECT JSON_ARRAY(table_name, column_name) FROM information_schema.columns WHERE table_schema = database()"
+            " AND data_type = 'float' AND coalesce(generation_expression, '') = '' AND table_name IN (SELECT table_name"
+            " FROM information_schema.tables WHERE table_schema = database() AND table_type <> 'VIEW') ORDER BY 1"
+        )
+        # A client gets the text of a FLOAT, and reads only that far until a value differs.
+        lossy = "SELECT JSON_ARRAY({i}, EXISTS (SELECT 1 FROM {t} WHERE cast(cast({c} AS char) AS float) <> {c}))"
+        asked = [lossy.format(i=i, t=_quoted(table), c=_quoted(name)) for i, (table, name) in enumerate(floats)]
+        lost = [floats[i] for i, loses in (self._ask("; ".join(asked)) if asked else []) if loses]
+        versioned = self._ask(
+            "SELECT JSON_ARRAY(table_name) FROM information_schema.tables WHERE table_schema = database() "
+            "AND table_type = 'SYSTEM VERSIONED' ORDER BY table_name"
+        )
+        return [
+            *(
+                DumpNote(
+                    f"Column {column!r} of table {table!r} loses digits: mariadb-dump writes 6 of a FLOAT. Make it a "
+                    "DOUBLE to keep all."
+                )
+                for table, column in lost
+            ),
+            *(
+                DumpNote(f"Table {name!r} is system-versioned: its rows are kept, and its history is not.")
+                for (name,) in versioned
+            ),
         ]
 
     def _other_engines(self) -> list[str]:
@@ -444,7 +482,7 @@ class MariaDB(ServerDatabase):
                     if text.startswith(b"("):
                         yield text
                     else:
-                        yield self._adapted(of_this_database(text, settings.database), warnings)
+                        yield self._adapted(of_this_database(taking_all_dates(text), settings.database), warnings)
                 if part is not StatementPart.TABLES:
                     kept = of_this_database(text if owners else without_definer(text), settings.database)
                     _keep(
@@ -611,10 +649,11 @@ class MariaDB(ServerDatabase):
                 to, source = _quoted(table), f"{_quoted(other._database)}.{_quoted(table)}"
                 columns = ", ".join(_quoted(column) for column in other._columns(table))
                 todo += [f"DELETE FROM {to}", f"INSERT INTO {to} ({columns}) SELECT {columns} FROM {source}"]
-            orphans = [f"SELECT JSON_ARRAY(count(*)) FROM {clause}" for clause in self._orphans(only)]
+            orphans = " UNION ".join(self._orphans(only))
             with self._transaction() as ask:
+                before = ask(orphans) if orphans else []
                 ask("; ".join(todo))
-                if orphans and any(n for (n,) in ask(" UNION ALL ".join(orphans))):
+                if orphans and any(row not in before for row in ask(orphans)):
                     raise BackupFailed("Some rows would refer to rows that do not exist. Restore the tables together.")
 
                 def commit() -> Sequence[str]:
@@ -635,21 +674,26 @@ class MariaDB(ServerDatabase):
         ]
 
     def _orphans(self, only: Sequence[str]) -> Iterator[str]:
-        """For each foreign key of these tables or to them: the rows that refer to nothing."""
+        """For each foreign key of these tables or to them: a query for what rows refer to, but does not exist."""
         keys = self._ask(
             "SELECT JSON_ARRAY(table_schema, table_name, constraint_name, referenced_table_schema, "
             "referenced_table_name, column_name, referenced_column_name) FROM information_schema.key_column_usage "
             "WHERE referenced_table_schema = database() OR table_schema = database() AND referenced_table_schema <> '' "
             "ORDER BY table_schema, table_name, constraint_name, ordinal_position"
         )
-        for (schema, table, _, *referred), columns in itertools.groupby(keys, key=lambda row: row[:5]):
+        keyed = itertools.groupby(keys, key=lambda row: row[:5])
+        for number, ((schema, table, _, *referred), columns) in enumerate(keyed):
             if {(schema, table), tuple(referred)}.isdisjoint((self._database, name) for name in only):
                 continue
             pairs = [(f"c.{_quoted(row[5])}", f"p.{_quoted(row[6])}") for row in columns]
             same = " AND ".join(f"{mine} = {theirs}" for mine, theirs in pairs)
             given = " AND ".join(f"{mine} IS NOT NULL" for mine, _ in pairs)
             parent, child = ".".join(map(_quoted, referred)), f"{_quoted(schema)}.{_quoted(table)}"
-            yield f"{child} c LEFT JOIN {parent} p ON {same} WHERE {pairs[0][1]} IS NULL AND {given}"
+            values = ", ".join(f"hex(cast({mine} AS binary))" for mine, _ in pairs)
+            yield (
+                f"SELECT JSON_ARRAY({number}, {values}) FROM {child} c LEFT JOIN {parent} p ON {same} "
+                f"WHERE {pairs[0][1]} IS NULL AND {given}"
+            )
 
     # --- names, tools and sessions ---
 

@@ -15,6 +15,11 @@ from dataclasses import dataclass, field
 from ...errors import BackupFailed
 from .base import lines
 
+AS_STORED = "NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES"
+"""The mode of a session that takes all values of a backup: others change a 0 of a key, or the 31st of February."""
+_HEAD_MODE = b"SQL_MODE='NO_AUTO_VALUE_ON_ZERO'"
+"""The mode that `mariadb-dump` sets for its rows."""
+
 _LONGEST = 64 << 20
 """Bytes of a statement that is no row: more than any definition that a server takes (its `max_allowed_packet` is 16 MB
 by default), and little enough to hold in memory."""
@@ -275,6 +280,13 @@ def disabled(event: bytes) -> bytes:
     if number != 1:
         raise BackupFailed("The dump of this backup has an event that mariadb-dump never writes: it was refused.")
     return changed
+
+
+def taking_all_dates(statement: bytes) -> bytes:
+    """Return the head of a dump so that it sets the mode `AS_STORED`, and other statements as they are."""
+    if not statement.startswith((b"/*!40101 SET ", b"SET ")):
+        return statement
+    return statement.replace(_HEAD_MODE, f"SQL_MODE='{AS_STORED}'".encode())
 
 
 def of_this_database(statement: bytes, source: str) -> bytes:
