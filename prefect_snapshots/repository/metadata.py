@@ -87,8 +87,8 @@ def clean_value(value: Any, path: str, depth: int = 1) -> Any:
         return value
     if depth > DEPTH_LIMIT:
         raise InvalidArgument(
-            f"Metadata {path[:_SHOWN]!r}... has more than {DEPTH_LIMIT} lists and dictionaries within each other. "
-            "Store it as data."
+            f"Metadata {path[:_SHOWN]!r}... contains itself, or has more than {DEPTH_LIMIT} lists and "
+            "dictionaries within each other. Store it as data."
         )
     if isinstance(value, Mapping):
         if any(not isinstance(key, str) for key in value):
