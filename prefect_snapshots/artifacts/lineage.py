@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from ..repository.provenance import MadeBy, Origin
 from ..repository.threads import pool
-from .history import KIND, ArtifactHistory, StoredVersion, names_of, source_of
+from .history import KIND, NUMBER, ArtifactHistory, StoredVersion, names_of, source_of
 
 SNAPSHOTS = "snapshots"
 _STEPS = 1000
@@ -117,7 +117,9 @@ class LineageGraph:
         """Return a version of an artifact in this repository."""
         if one.kind != KIND or one.repository is not None or one.name not in self._labels:
             return None
-        return next((each for each in self._history(one.name).versions.values() if each.label == one.version), None)
+        number = NUMBER.fullmatch(one.version)
+        found = None if number is None else self._history(one.name).versions.get(int(number[1]))
+        return found if found is not None and found.label == one.version else None
 
     def _origins(self, version: StoredVersion) -> Iterator[Origin]:
         made_by = version.made_by

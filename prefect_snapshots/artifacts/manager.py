@@ -797,7 +797,7 @@ class ArtifactManager(ABC):
         names = self.list_names(collection) if name is None else [name]
         reports = []
         for each in names:
-            with leaving_out_damage(f"Artifact {each}") if name is None else contextlib.nullcontext():
+            with leaving_out_damage(f"Artifact {each}", when=name is None):
                 reports.append((each, self.artifact(each, collection).cleanup(policy, dry_run)))
         return CleanupReport(
             tuple(replace(row, name=f"{each}:{row.name}") for each, report in reports for row in report.rows),

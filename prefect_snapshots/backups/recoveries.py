@@ -7,7 +7,6 @@ no kept base backup needs any more.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import random
@@ -127,11 +126,10 @@ def list_base_backups(repository: Repository, *, strict: bool = False) -> list[B
     """
     found = []
     for name in repository.names(KIND) if repository.exists() else ():
-        unless_strict = contextlib.nullcontext if strict else leaving_out_damage
-        with unless_strict(f"The history of the backups of {name}"):
+        with leaving_out_damage(f"The history of the backups of {name}", when=not strict):
             history = BackupHistory(repository, name)
             for backup in history.backups():
-                with unless_strict(f"The base backup in {backup.name}"):
+                with leaving_out_damage(f"The base backup in {backup.name}", when=not strict):
                     found += list(_bases_in(history, backup))
     return sorted(found, key=lambda base: base.facts.last)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -90,11 +89,9 @@ class CheckpointManager:
         Args:
             name: Only the checkpoints of this name. Default: all names.
         """
-        if name is not None:
-            return self._infos(name, self._state(name))
         found = []
-        for each in self.list_names():
-            with leaving_out_damage(f"The checkpoints of {each}"):
+        for each in self.list_names() if name is None else [name]:
+            with leaving_out_damage(f"The checkpoints of {each}", when=name is None):
                 found += self._infos(each, self._state(each))
         return sorted(found, key=lambda info: info.started_at, reverse=True)
 
@@ -185,7 +182,7 @@ class CheckpointManager:
         policy = RetentionPolicy.checked(policy)
         rows: list[RetentionRow] = []
         for each in self.list_names() if name is None else [name]:
-            with leaving_out_damage(f"The checkpoints of {each}") if name is None else contextlib.nullcontext():
+            with leaving_out_damage(f"The checkpoints of {each}", when=name is None):
                 rows += self._cleanup(each, policy, dry_run)
         return CleanupReport(tuple(rows), tuple(row.name for row in rows if not row.keep), dry_run)
 

@@ -197,9 +197,7 @@ def list_all(name: Name | None = None, /, *, verbose: bool = False, session: Ses
     found: dict[str, Sequence[Backup]] = {}
     failed: dict[str, Sequence[FailedBackup]] = {}
     for each in names:
-        with (
-            leaving_out_damage(f"The history of the backups of {each}") if len(names) > 1 else contextlib.nullcontext()
-        ):
+        with leaving_out_damage(f"The history of the backups of {each}", when=len(names) > 1):
             manager = _manager(repository, each)
             found[each], failed[each] = manager.list_backups(), manager.list_failed_backups()
     if name is not None and not found[name] and not failed[name]:
@@ -613,9 +611,7 @@ def _find(
     names = _names(repository, name) if name is not None or latest else list_names(repository)
     listed = []
     for each in names:
-        with (
-            leaving_out_damage(f"The history of the backups of {each}") if len(names) > 1 else contextlib.nullcontext()
-        ):
+        with leaving_out_damage(f"The history of the backups of {each}", when=len(names) > 1):
             manager = _manager(repository, each)
             listed += [(manager, one) for one in manager.list_backups() if one.regular or not latest]
     if not listed:

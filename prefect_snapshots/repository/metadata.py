@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime
 from enum import Enum
 from pathlib import PurePath
@@ -40,8 +40,6 @@ def clean_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
         size = len(msgspec.msgpack.encode(cleaned))
     except (OverflowError, UnicodeEncodeError) as error:
         raise InvalidArgument(f"Metadata cannot be stored: {error}.") from None
-    except RecursionError:
-        raise InvalidArgument("Metadata cannot be stored: it is nested too deeply, or contains itself.") from None
     if size > METADATA_LIMIT:
         raise InvalidArgument(
             f"Metadata has {size} bytes, more than the limit of {METADATA_LIMIT}. Store large values as data."
@@ -49,21 +47,22 @@ def clean_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     return cleaned
 
 
-def is_deep(value: Any) -> bool:
-    """Return whether a stored value has more than 100 lists and dictionaries within each other. No writer of ours
-    stores such a value."""
-    edge = [value]
-    for _ in range(DEPTH_LIMIT + 1):
-        edge = [
-            each
-            for one in edge
-            if type(one) in (dict, list)
-            for each in (one.values() if type(one) is dict else one)
-            if type(each) in (dict, list)
-        ]
-        if not edge:
-            return False
-    return True
+def is_deep(values: Iterable[Any], left: int = DEPTH_LIMIT + 1) -> bool:
+    """Return whether values of an event have more than 100 lists and dictionaries within each other.
+
+    No writer of ours stores such a value. This is called for every event that is read, so it must be fast.
+
+    Args:
+        values: The values.
+        left: How many lists and dictionaries within each other are not too many.
+    """
+    for value in values:
+        kind = type(value)
+        if (kind is dict or kind is list) and (
+            not left or is_deep(value.values() if kind is dict else value, left - 1)
+        ):
+            return True
+    return False
 
 
 _SHOWN = 100

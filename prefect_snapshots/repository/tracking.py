@@ -138,7 +138,7 @@ class TrackedStream(Generic[S]):
         if self._shared:
             self.state = self.state.copy()
             self._shared = False
-        if any(type(value) in (dict, list) and is_deep(value) for value in event.body.values()):
+        if is_deep(event.body.values()):
             raise ValueError("lists or dictionaries that are nested too deeply to be copied or shown")
         self.state.apply(event)
 
@@ -159,13 +159,16 @@ def damage_of(label: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def leaving_out_damage(what: str) -> Iterator[None]:
+def leaving_out_damage(what: str, *, when: bool = True) -> Iterator[None]:
     """Log damage that is found in the `with` block, and go on: one name that cannot be read hides no other one.
 
     Args:
         what: What cannot be read then, for the message.
+        when: Whether to do so. If not, as where the user has named what is damaged, the error is raised.
     """
     try:
         yield
     except IntegrityError as error:
+        if not when:
+            raise
         logger.warning("%s cannot be read: %s", what, error)

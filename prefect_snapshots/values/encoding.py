@@ -156,7 +156,7 @@ def _encoded(value: Any, allow_pickle: bool, shared: bool, with_like: bool) -> _
     return encoder
 
 
-@functools.cache  # once for a pair of leaves, because a training saves them again and again
+@functools.lru_cache(1000)  # once for a pair of leaves, because a training saves them again and again
 def _warn_of_copies(first: str, second: str) -> None:
     logger.warning(
         "Leaf %s shares tensors with leaf %s, and each is pickled alone, so that it comes back with copies of its own: "
