@@ -95,7 +95,7 @@ def test_each_machine_restores_and_proves_its_own_parts(site: Site) -> None:
     for place in PLACES:
         manager = site.manager(place)
         (site.folder / place / "data" / "small").write_text("changed")
-        with pytest.raises(InvalidArgument, match="No target for part"):
+        with pytest.raises(InvalidArgument, match="No target for the parts 'db1::"):
             manager.restore_backup("latest", confirm=True)
         report = manager.restore_backup("latest", confirm=True, place=place)
         assert list(report.restored) == site.names(place)
