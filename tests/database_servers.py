@@ -123,6 +123,23 @@ def psql(server: Server, database: str = "postgres") -> Client:
 
 
 @contextlib.contextmanager
+def archiving_by(server: Server, command: str) -> Iterator[None]:
+    """A PostgreSQL server archives its WAL by a command while the block runs.
+
+    It does not after that, because a server that is ended leaves a command that nobody answers.
+    """
+    client = psql(server)
+    client(f"ALTER SYSTEM SET archive_command = '{command} %p';")
+    client("SELECT pg_reload_conf();")
+    yield
+    client("ALTER SYSTEM RESET archive_command;")
+    client("SELECT pg_reload_conf();")
+    processes = psutil.Process(server.process.pid).children()
+    (archiver,) = (each for each in processes if "archiver" in " ".join(each.cmdline()))
+    until(lambda: "archiver archiving" not in " ".join(archiver.cmdline()), lambda: time.sleep(0.02))
+
+
+@contextlib.contextmanager
 def mariadb() -> Iterator[Server]:
     """A MariaDB server: user "admin"."""
     with _folder() as folder:

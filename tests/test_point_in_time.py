@@ -89,9 +89,10 @@ def archiving(server: Server, repository: Path, *, failing: bool = False) -> Ite
         archive.push(Path(data) / arguments[0])
         return 2 if fate == "after" else 0
 
-    with answering(place, push, (status.st_uid, status.st_gid)) as command:
-        client(f"ALTER SYSTEM SET archive_command = '{command} %p';")
-        client("SELECT pg_reload_conf();")
+    with (
+        answering(place, push, (status.st_uid, status.st_gid)) as command,
+        database_servers.archiving_by(server, command),
+    ):
         yield
 
 
@@ -160,8 +161,6 @@ def world() -> Iterator[World]:
                 writer.join()
             client("INSERT INTO numbers VALUES (-1);")
             archived(server)
-            client("ALTER SYSTEM RESET archive_command;")
-            client("SELECT pg_reload_conf();")
         yield world
 
 

@@ -215,13 +215,11 @@ def archiving(server: Server, repository: Path) -> Iterator[list[subprocess.Comp
     place.mkdir()
     status = server.folder.stat()
     os.chown(place, status.st_uid, status.st_gid)
-    client = database_servers.psql(server)
-    with answering(place, push, (status.st_uid, status.st_gid)) as command:
-        client(f"ALTER SYSTEM SET archive_command = '{command} %p';")
-        client("SELECT pg_reload_conf();")
+    with (
+        answering(place, push, (status.st_uid, status.st_gid)) as command,
+        database_servers.archiving_by(server, command),
+    ):
         yield runs
-        client("ALTER SYSTEM RESET archive_command;")
-        client("SELECT pg_reload_conf();")
 
 
 @contextlib.contextmanager
