@@ -134,9 +134,15 @@ def archiving_by(server: Server, command: str) -> Iterator[None]:
     yield
     client("ALTER SYSTEM RESET archive_command;")
     client("SELECT pg_reload_conf();")
-    processes = psutil.Process(server.process.pid).children()
-    (archiver,) = (each for each in processes if "archiver" in " ".join(each.cmdline()))
-    until(lambda: "archiver archiving" not in " ".join(archiver.cmdline()), lambda: time.sleep(0.02))
+    until(lambda: not _is_archiving(server), lambda: time.sleep(0.02))
+
+
+def _is_archiving(server: Server) -> bool:
+    for process in psutil.Process(server.process.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            if "archiver archiving" in " ".join(process.cmdline()):
+                return True
+    return False
 
 
 @contextlib.contextmanager
