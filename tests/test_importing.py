@@ -270,13 +270,20 @@ def test_snapshots_of_metis_become_backups(tmp_path: Path) -> None:
     assert import_metis(old, tmp_path / "new").present == report.imported
 
 
-def test_an_archive_that_leads_out_is_not_unpacked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["above", "absolute", "link", "hard link", "pipe", "twice"])
+def test_an_archive_that_leads_out_is_not_unpacked(tmp_path: Path, how: str) -> None:
     details = {"timestamp": "2025-10-07T14:30:22", "description": "evil"}
     folder = metis_snapshot(tmp_path / "old", "metis_20251007_143022_evil", "x", **details)
     packed(folder)
     (tmp_path / "out.txt").write_text("out")
+    kinds = {"link": tarfile.SYMTYPE, "hard link": tarfile.LNKTYPE, "pipe": tarfile.FIFOTYPE}
+    names = {"above": "../../../../out-of-it.txt", "absolute": f"{tmp_path}/out-of-it.txt"}
     with tarfile.open(f"{folder}.tar.gz", "w:gz") as archive:
-        archive.add(tmp_path / "out.txt", "../../../../out-of-it.txt")
+        member = archive.gettarinfo(tmp_path / "out.txt", names.get(how, "database/out.txt"))
+        member.type, member.linkname = kinds.get(how, tarfile.REGTYPE), str(tmp_path)
+        for name in (names.get(how, "database/out.txt"), "database/out.txt/out-of-it.txt", "database/out.txt"):
+            member.name = name
+            archive.addfile(member, (tmp_path / "out.txt").open("rb") if member.isfile() else None)
     report = import_metis(tmp_path / "old", tmp_path / "new")
     assert not report.imported
     assert report.left_out[0].startswith("metis_20251007_143022_evil was not imported: ")

@@ -34,7 +34,7 @@ import threading
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, Flag
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -250,7 +250,10 @@ class _Walk:
             # How members are kept in a class differs between versions of Python.
             for name, one in value.__members__.items():
                 self._name(name, partial(getattr, one, "_value_"), False, canon)
-            members = _without(members, {"_value2member_map_", *value.__members__, *_ENUM_NOISE})
+            # So does what a flag does with unknown bits, unless the class says it.
+            said = vars(value).get("_boundary_") is not getattr(value.__bases__[-1], "_boundary_", None)
+            noise = _ENUM_NOISE if said else _ENUM_NOISE | {"_boundary_"}
+            members = _without(members, {"_value2member_map_", *value.__members__, *noise})
         elif issubclass(value, tuple):
             members = _without(members, getattr(value, "_fields", ()))  # `_fields` itself is a member
         self._pydantic_fields(value, canon)
@@ -441,7 +444,12 @@ _WRITERS: list[tuple[Any, Callable[[_Walk, Any, Canon], None]]] = [
     (types.ModuleType, _Walk.module),
     (_LOCKS, _Walk.by_type),
 ]
-_ENUM_NOISE = frozenset(vars(Enum("_", "A"))) - {"A"} | {"_unhashable_values_map_", "_hashable_values_", "_sort_order_"}
+_ENUM_NOISE = frozenset({**vars(Enum("_", "A")), **vars(Flag("_", "A"))}) - {"A", "_boundary_"} | {
+    "_unhashable_values_map_",
+    "_hashable_values_",
+    "_singles_mask_",
+    "_sort_order_",
+}
 _CLASS_NOISE = frozenset(
     [
         "__dict__",

@@ -28,9 +28,11 @@ _NAME = rb"`(?:[^`]|``)+`"
 _QUOTED = rb"(?:%s|\"(?:[^\"]|\"\")+\")" % _NAME
 """A name in the code of somebody who had the mode ANSI_QUOTES or ORACLE may be in double quotes."""
 _INSERT = rb"INSERT INTO (?P<filled>%(name)s)(?: \((?:%(name)s(?:, )?)+\))? VALUES(?:\n| )" % {b"name": _NAME}
-_STRING = rb"'(?:[^'\\]++|\\.|'')*+'|\"(?:[^\"\\]++|\\.|\"\")*+\"|`[^`]*+`"
+# Before Python 3.11.5, `(?:...)*+` takes too little if what is repeated has a choice (CPython issue 106052). Hence the
+# atomic groups.
+_STRING = rb"'(?>(?:[^'\\]++|\\.|'')*)'|\"(?>(?:[^\"\\]++|\\.|\"\")*)\"|`[^`]*+`"
 # Comments of bodies may hold quotes; comments that begin with ! or M! are statements.
-_COMMENT = rb"--(?=[ \t\n])[^\n]*+|\#[^\n]*+|/\*(?!M?!)(?:[^*]++|\*(?!/))*+\*/"
+_COMMENT = rb"--(?=[ \t\n])[^\n]*+|\#[^\n]*+|/\*(?!M?!)(?>(?:[^*]++|\*(?!/))*)\*/"
 _TOKEN = rb"(?>%s|%s|[^'\"`;\#/\n-]++|[;\#/\n-])" % (_STRING, _COMMENT)
 
 _FILLED = re.compile(_INSERT)
@@ -41,10 +43,10 @@ _HEAD = re.compile(
 )
 """Where a table is made or filled; the bodies of triggers and routines are passed over whole."""
 
-_STATEMENT = re.compile(rb"(?:(?>%s|%s|[^'\"`;\#/-]++|[\#/-]))*+;\s*" % (_STRING, _COMMENT), re.DOTALL)
+_STATEMENT = re.compile(rb"(?>(?:%s|%s|[^'\"`;\#/-]++|[\#/-])*);\s*" % (_STRING, _COMMENT), re.DOTALL)
 _BLOCK = re.compile(rb"DELIMITER ;;(?P<body>(?:%s)*?)\nDELIMITER ;\n" % _TOKEN, re.DOTALL)
 _IN_BLOCK = re.compile(rb"(?P<one>(?:(?!;;)%s)+?);;\s*" % _TOKEN, re.DOTALL)
-_ROW = re.compile(rb"\((?:[^'\"`;()\\]++|'(?:[^'\\]++|\\.|'')*+')*+\)[,;]\n")
+_ROW = re.compile(rb"\((?>(?:[^'\"`;()\\]++|'(?>(?:[^'\\]++|\\.|'')*)')*)\)[,;]\n")
 _SANDBOX = re.compile(rb"/\*M?!999999\\?-[^\n]*\*/\s*\n")
 _REPLICATION = re.compile(
     rb"SET @MYSQLDUMP_TEMP_LOG_BIN = @@SESSION\.SQL_LOG_BIN;\s*|"
