@@ -12,6 +12,7 @@ import http.client
 import importlib.util
 import json
 import os
+import re
 import shutil
 import socket
 import socketserver
@@ -26,10 +27,11 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -291,8 +293,20 @@ class Proxy:
 def dropping_proxy(upstream: str) -> Iterator[Proxy]:
     """An HTTP proxy before the server at `upstream` (`http://127.0.0.1:PORT`)."""
     proxy = Proxy()
+    with _before(upstream, _ProxyHandler, proxy):
+        yield proxy
 
-    class Handler(_ProxyHandler):
+
+@contextlib.contextmanager
+def locking_gcs() -> Iterator[str]:
+    """A Google Cloud Storage server in memory that refuses what Google refuses for locked objects."""
+    with fake_gcs() as upstream, _before(upstream, _LockingHandler, Proxy()) as proxy:
+        yield proxy.endpoint
+
+
+@contextlib.contextmanager
+def _before(upstream: str, kind: type[_ProxyHandler], proxy: Proxy) -> Iterator[Proxy]:
+    class Handler(kind):  # type: ignore[misc, valid-type]
         state = proxy
         target = urlsplit(upstream).netloc
 
@@ -349,7 +363,7 @@ class _ProxyHandler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         verb = _verb(self.command, self.path)
         self.state.count(verb)
-        answer = self.state.answer(verb)
+        answer = self._refusal(verb, body)
         if verb in self.state.dead:
             self.close_connection = True
         elif answer is not None:
@@ -358,7 +372,10 @@ class _ProxyHandler(BaseHTTPRequestHandler):
         else:
             self._forward(verb, body)
 
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do
+    do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = do_HEAD = do
+
+    def _refusal(self, verb: str, body: bytes) -> tuple[int, str] | None:
+        return self.state.answer(verb)
 
     def _forward(self, verb: str, body: bytes) -> None:
         upstream = http.client.HTTPConnection(self.target, timeout=30)
@@ -394,6 +411,55 @@ class _ProxyHandler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+class _LockingHandler(_ProxyHandler):
+    """Refuses what Google's documentation says that it refuses for objects with a retention configuration.
+
+    fake-gcs-server stores these, and the versions of objects, but deletes and changes all of them. Nobody has the
+    permissions to override an unlocked retention, or to change a bucket.
+    """
+
+    def _refusal(self, verb: str, body: bytes) -> tuple[int, str] | None:
+        parts = urlsplit(self.path)
+        query = parse_qs(parts.query)
+        found = re.fullmatch(r"/(?:upload/)?storage/v1/b/([^/]+)(?:/o(?:/([^/]+))?)?", parts.path)
+        if found is None or self.command in ("GET", "HEAD"):
+            return None
+        bucket, name = found.groups()
+        if name is None:
+            return (403, "") if self.command in ("DELETE", "PATCH", "PUT") else None
+        (generation,) = query.get("generation", [None])
+        if self.command == "DELETE":
+            # Without a generation, the live version becomes a noncurrent one, in spite of a lock.
+            return (403, "") if generation and self._lock(bucket, name, generation)[1] > _now() else None
+        change = json.loads(body) if body else {}
+        if self.command not in ("PATCH", "PUT") or (self.command == "PATCH" and "retention" not in change):
+            return None
+        mode, end = self._lock(bucket, name, generation)
+        wanted = change.get("retention") or {}
+        shorter = end > max(_now(), _moment(wanted.get("retainUntilTime")))
+        return (403, "") if shorter or (mode and wanted.get("mode") != mode) else None
+
+    def _lock(self, bucket: str, name: str, generation: str | None) -> tuple[str | None, datetime]:
+        query = urlencode({"versions": "true", "prefix": unquote(name)})
+        with urllib.request.urlopen(f"http://{self.target}/storage/v1/b/{bucket}/o?{query}") as answer:
+            items = json.load(answer)["items"]
+        for item in items:
+            if item["name"] == unquote(name) and (
+                item["generation"] == generation or (generation is None and "timeDeleted" not in item)
+            ):
+                lock = item.get("retention", {})
+                return lock.get("mode"), _moment(lock.get("retainUntilTime"))
+        return None, _moment(None)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _moment(text: str | None) -> datetime:
+    return datetime.min.replace(tzinfo=UTC) if text is None else datetime.fromisoformat(text)
 
 
 def _verb(method: str, path: str) -> str:

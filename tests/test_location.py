@@ -263,6 +263,14 @@ class TestWrongOptions:
         assert "ya29.secret" not in str(caught.value)
 
 
+def test_nothing_in_the_data_ends_an_upload(gcs_storage: Storage) -> None:
+    """To Google, an object is sent as a part of a message, and gcsfs always separates the parts by the same line."""
+    location = open_location(gcs_storage.url, gcs_storage.storage_options)
+    data = b"before\r\n--==0==--\r\nbehind\n--==0==--\nand more"
+    assert location.create("a", data)
+    assert location.read("a") == data
+
+
 class TestUncertainCreates:
     """On S3, where a retry costs no second of waiting."""
 

@@ -4,60 +4,148 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 import servers
+from gcsfs.core import GCSFileSystem
 from s3fs import S3FileSystem
 
 from prefect_snapshots import ArtifactRegistry, BackupManager, Repository, SnapshotManager
 from prefect_snapshots.errors import InvalidArgument, PermissionDenied, RepositoryNotFound, UnsupportedStorage
-from prefect_snapshots.repository.location import open_location, s3_versions
+from prefect_snapshots.repository.location import object_locks, open_location
 
 DAYS = 30
 
 
 class Thief:
-    """Somebody with the key of a writer, who may do whatever S3 lets a key do, but not bypass a lock."""
+    """Somebody with the key of a writer, who may do whatever the store lets a key do, but not bypass a lock.
 
-    def __init__(self, endpoint: str, bucket: str) -> None:
-        self.bucket = bucket
-        self._store = S3FileSystem(**servers.s3_options(endpoint), use_listings_cache=False, skip_instance_cache=True)
+    Attributes:
+        url: Of a bucket of its own, whose objects can be locked.
+        options: Storage options for it, without a lock.
+    """
 
-    def call(self, operation: str, **arguments: Any) -> dict[str, Any]:
-        answer: dict[str, Any] = self._store.call_s3(operation, Bucket=self.bucket, **arguments)
-        return answer
+    url: str
+    options: dict[str, Any]
 
-    def versions(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
+    def versions(self) -> list[tuple[str, str]]:
+        """Return the key and the id of each version of each object."""
+        raise NotImplementedError
+
+    def lock_of(self, key: str) -> tuple[str, datetime]:
+        """Return the mode of the lock of an object, and when it ends."""
+        raise NotImplementedError
+
+    def tries(self, key: str, version: str) -> list[Callable[[], object]]:
+        """Return what would destroy a version, or end its lock."""
+        raise NotImplementedError
+
+    def overwrite(self, key: str, data: bytes) -> None:
+        raise NotImplementedError
+
+    def hide(self, key: str) -> None:
+        raise NotImplementedError
+
+
+class ThiefOnS3(Thief):
+    def __init__(self, endpoint: str) -> None:
+        self._bucket = f"locked-{uuid.uuid4().hex}"
+        self.url = f"s3://{self._bucket}/r"
+        self.options = servers.s3_options(endpoint)
+        self._store = S3FileSystem(**self.options, use_listings_cache=False, skip_instance_cache=True)
+        self._call("create_bucket", ObjectLockEnabledForBucket=True)
+
+    def versions(self) -> list[tuple[str, str]]:
+        found: list[tuple[str, str]] = []
         marker: dict[str, str] = {}
         while True:
-            page = self.call("list_object_versions", **marker)
-            found += page.get("Versions", [])
+            page = self._call("list_object_versions", **marker)
+            found += [(version["Key"], version["VersionId"]) for version in page.get("Versions", [])]
             if not page.get("IsTruncated"):
                 return found
             marker = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page["NextVersionIdMarker"]}
 
+    def lock_of(self, key: str) -> tuple[str, datetime]:
+        found = self._call("head_object", Key=key)
+        return found["ObjectLockMode"], found["ObjectLockRetainUntilDate"]
 
-@pytest.fixture
-def thief(moto_endpoint: str) -> Thief:
-    """With a bucket of its own, whose objects can be locked."""
-    found = Thief(moto_endpoint, f"locked-{uuid.uuid4().hex}")
-    found.call("create_bucket", ObjectLockEnabledForBucket=True)
+    def tries(self, key: str, version: str) -> list[Callable[[], object]]:
+        return [partial(self._call, "delete_object", Key=key, VersionId=version)]
+
+    def overwrite(self, key: str, data: bytes) -> None:
+        self._call("put_object", Key=key, Body=data)
+
+    def hide(self, key: str) -> None:
+        self._call("delete_objects", Delete={"Objects": [{"Key": key}]})
+
+    def _call(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = self._store.call_s3(operation, Bucket=self._bucket, **arguments)
+        return answer
+
+
+class ThiefOnGCS(Thief):
+    def __init__(self, endpoint: str) -> None:
+        self._bucket = f"locked-{uuid.uuid4().hex}"
+        self.url = f"gs://{self._bucket}/r"
+        self.options = servers.gcs_options(endpoint)
+        self._store = GCSFileSystem(**self.options, use_listings_cache=False, skip_instance_cache=True)
+        bucket = {"name": self._bucket, "versioning": {"enabled": True}}
+        self._store.call("POST", "b", project="test", enableObjectRetention="true", json=bucket)
+
+    def versions(self) -> list[tuple[str, str]]:
+        answer = self._store.call("GET", "b/{}/o", self._bucket, versions="true", json_out=True)
+        return [(item["name"], item["generation"]) for item in answer["items"]]
+
+    def lock_of(self, key: str) -> tuple[str, datetime]:
+        found = self._call("GET", key, json_out=True)["retention"]
+        mode = {"Unlocked": "GOVERNANCE", "Locked": "COMPLIANCE"}[found["mode"]]
+        return mode, datetime.fromisoformat(found["retainUntilTime"])
+
+    def tries(self, key: str, version: str) -> list[Callable[[], object]]:
+        soon = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
+        shorter = {"retention": {"mode": "Unlocked", "retainUntilTime": soon}}
+        return [
+            partial(self._call, "DELETE", key, generation=version),
+            partial(self._call, "PATCH", key, generation=version, json={"retention": None}),
+            partial(self._call, "PATCH", key, generation=version, json=shorter),
+            partial(self._call, "PATCH", key, generation=version, json=shorter, overrideUnlockedRetention="true"),
+            partial(self._store.call, "PATCH", "b/{}", self._bucket, json={"versioning": {"enabled": False}}),
+        ]
+
+    def overwrite(self, key: str, data: bytes) -> None:
+        self._store.pipe_file(f"{self._bucket}/{key}", data)
+
+    def hide(self, key: str) -> None:
+        with suppress(FileNotFoundError):  # it is hidden already
+            self._call("DELETE", key)
+
+    def _call(self, method: str, key: str, **arguments: Any) -> Any:
+        return self._store.call(method, "b/{}/o/{}", self._bucket, key, **arguments)
+
+
+@pytest.fixture(scope="module")
+def locking_gcs_endpoint() -> Iterator[str]:
+    with servers.locking_gcs() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(params=[ThiefOnS3, ThiefOnGCS])
+def thief(request: pytest.FixtureRequest) -> Thief:
+    endpoints = {ThiefOnS3: "moto_endpoint", ThiefOnGCS: "locking_gcs_endpoint"}
+    found: Thief = request.param(request.getfixturevalue(endpoints[request.param]))
     return found
 
 
 @pytest.fixture
-def options(moto_endpoint: str) -> dict[str, Any]:
-    return {**servers.s3_options(moto_endpoint), "object_lock_days": DAYS}
-
-
-def retention_of(thief: Thief, key: str) -> tuple[str, datetime]:
-    found = thief.call("head_object", Key=key)
-    return found["ObjectLockMode"], found["ObjectLockRetainUntilDate"]
+def options(thief: Thief) -> dict[str, Any]:
+    return {**thief.options, "object_lock_days": DAYS}
 
 
 def moment_between() -> datetime:
@@ -69,19 +157,19 @@ def moment_between() -> datetime:
 
 
 def test_every_object_is_locked(thief: Thief, options: dict[str, Any]) -> None:
-    manager = SnapshotManager(Repository(f"s3://{thief.bucket}/r", storage_options=options), name="m")
+    manager = SnapshotManager(Repository(thief.url, storage_options=options), name="m")
     for number in range(3):
         manager.save_snapshot(bytes(100_000 + number), f"s{number}")
-    objects = {version["Key"] for version in thief.versions() if "/probe/" not in version["Key"]}
+    objects = {key for key, _ in thief.versions() if "/probe/" not in key}
     assert {key.split("/")[1] for key in objects} >= {"packs", "index", "catalog", "repository.json"}
     for key in objects:
-        mode, end = retention_of(thief, key)
+        mode, end = thief.lock_of(key)
         assert mode == "GOVERNANCE"
         assert timedelta(days=DAYS - 1) < end - datetime.now(UTC) <= timedelta(days=DAYS)
 
 
 def test_what_a_thief_destroys_comes_back(thief: Thief, options: dict[str, Any], tmp_path: Path) -> None:
-    url = f"s3://{thief.bucket}/r"
+    url = thief.url
     repository = Repository(url, storage_options=options, password="secret words")
     tree = tmp_path / "tree"
     tree.mkdir()
@@ -93,14 +181,15 @@ def test_what_a_thief_destroys_comes_back(thief: Thief, options: dict[str, Any],
     before = moment_between()
 
     locked = thief.versions()
-    for version in locked:
-        with pytest.raises(PermissionError):
-            thief.call("delete_object", Key=version["Key"], VersionId=version["VersionId"])
-    for number, key in enumerate({version["Key"] for version in locked}):
+    for key, version in locked:
+        for attempt in thief.tries(key, version):
+            with pytest.raises(OSError, match=r"Forbidden|Access Denied"):
+                attempt()
+    for number, key in enumerate({key for key, _ in locked}):
         if number % 2:
-            thief.call("put_object", Key=key, Body=b"garbage")
+            thief.overwrite(key, b"garbage")
         else:
-            thief.call("delete_objects", Delete={"Objects": [{"Key": key}]})
+            thief.hide(key)
     with pytest.raises(Exception, match=r".") as damage:
         SnapshotManager(Repository(url, storage_options=options, password="secret words"), name="m").load_snapshot(
             "kept"
@@ -121,7 +210,7 @@ def test_what_a_thief_destroys_comes_back(thief: Thief, options: dict[str, Any],
 
 
 def test_as_of_shows_every_moment(thief: Thief, options: dict[str, Any]) -> None:
-    url = f"s3://{thief.bucket}/r"
+    url = thief.url
     beginning = datetime.now(UTC) - timedelta(days=1)
     manager = SnapshotManager(Repository(url, storage_options=options), name="m")
     moments = []
@@ -139,33 +228,33 @@ def test_as_of_shows_every_moment(thief: Thief, options: dict[str, Any]) -> None
 
 
 def test_locks_are_extended_before_they_end(thief: Thief, options: dict[str, Any]) -> None:
-    repository = Repository(f"s3://{thief.bucket}/r", storage_options=options)
+    repository = Repository(thief.url, storage_options=options)
     SnapshotManager(repository, name="m").save_snapshot(bytes(100_000), "one")
     assert repository.extend_locks() == 0, "all of them are new"
     later = datetime.now(UTC) + timedelta(days=DAYS / 2 + 1)
-    with patch.object(s3_versions, "datetime", wraps=datetime) as clock:
+    with patch.object(object_locks, "datetime", wraps=datetime) as clock:
         clock.now.return_value = later
         extended = repository.extend_locks()
     listed = repository.location.list("")
     assert extended == len(listed) > 3
     for info in listed:
-        assert retention_of(thief, f"r/{info.path}")[1] - later >= timedelta(days=DAYS) - timedelta(seconds=1)
+        assert thief.lock_of(f"r/{info.path}")[1] - later >= timedelta(days=DAYS) - timedelta(seconds=1)
 
 
 def test_a_thief_who_stores_the_same_again_without_a_lock_and_waits_destroys_nothing(
     thief: Thief, options: dict[str, Any]
 ) -> None:
     """The locks of the versions behind end some day: until then, what is there now gets locks."""
-    repository = Repository(f"s3://{thief.bucket}/r", storage_options=options)
+    repository = Repository(thief.url, storage_options=options)
     SnapshotManager(repository, name="m").save_snapshot(bytes(100_000), "one")
     infos = repository.location.list("")
     for info in infos:
         again = repository.location.read(info.path)
-        thief.call("put_object", Key=f"r/{info.path}", Body=again)
+        thief.overwrite(f"r/{info.path}", again)
     assert repository.check(read_data=True).ok, "nobody notices"
     assert repository.extend_locks() == len(infos) > 3
     for info in infos:
-        assert retention_of(thief, f"r/{info.path}")[1] - datetime.now(UTC) > timedelta(days=DAYS - 1)
+        assert thief.lock_of(f"r/{info.path}")[1] - datetime.now(UTC) > timedelta(days=DAYS - 1)
     assert repository.extend_locks() == 0
 
 
@@ -185,18 +274,18 @@ def test_wrong_options_are_refused(wrong: dict[str, Any], said: str) -> None:
 
 
 @pytest.mark.parametrize("option", ["object_lock_days", "object_lock_mode", "as_of"])
-@pytest.mark.parametrize("scheme", ["", "file://", "memory://", "gs://", "ftp://host"])
+@pytest.mark.parametrize("scheme", ["", "file://", "memory://", "ftp://host"])
 def test_options_are_refused_where_nothing_can_be_locked(scheme: str, option: str, tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgument, match=f"only buckets of S3 .* Leave out {option}: here"):
+    with pytest.raises(InvalidArgument, match=f"only buckets of S3 and GCS .* Leave out {option}: here"):
         Repository(f"{scheme}{tmp_path}", storage_options={option: 1})
 
 
-def test_what_cannot_be_locked_says_so(tmp_path: Path, moto_endpoint: str, thief: Thief) -> None:
+def test_what_cannot_be_locked_says_so(tmp_path: Path, thief: Thief) -> None:
     directory = Repository(tmp_path / "repository")
     SnapshotManager(directory).save_snapshot(1)
     with pytest.raises(UnsupportedStorage, match="cannot be locked"):
         directory.extend_locks()
-    unlocked = Repository(f"s3://{thief.bucket}/r", storage_options=servers.s3_options(moto_endpoint))
+    unlocked = Repository(thief.url, storage_options=thief.options)
     SnapshotManager(unlocked).save_snapshot(1)
     with pytest.raises(InvalidArgument, match="object_lock_days"):
         unlocked.extend_locks()

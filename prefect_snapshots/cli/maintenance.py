@@ -91,7 +91,7 @@ def prune(*, dry_run: bool = False, grace: Grace = timedelta(days=1), session: S
 
 
 def extend_locks(*, session: SessionArgument) -> Answer:
-    """Extend the Object Lock of everything in a bucket of S3, where it may end soon. Run it on a schedule.
+    """Extend the Object Lock of everything in a bucket of S3 or Google, where it may end soon. Run it on a schedule.
 
     Pass `--storage-option object_lock_days=30`, the number of days that the locks should have from now on.
     """

@@ -335,7 +335,7 @@ class Repository:
 
         Raises:
             InvalidArgument: The repository was opened without the storage option `object_lock_days`.
-            UnsupportedStorage: It is not in a bucket of S3.
+            UnsupportedStorage: It is not in a bucket of S3 or Google Cloud Storage.
         """
         self.parts()  # there must be a repository
         return self.location.extend_locks()

@@ -14,6 +14,7 @@ This package does not know what the bytes mean.
   `prefect_snapshots.locations`.
 - `limiting`: a location that writes at a limited rate.
 - `files`, `large_files`: durable files, for `local`. `object_store`, `clients`: the base of `s3` and `gcs`.
+- `object_locks`: locks of objects in buckets, and buckets as they were. `s3_versions`: the versions of objects on S3.
 """
 
 from __future__ import annotations

@@ -325,7 +325,7 @@ class Location(ABC):
 
     def extend_locks(self) -> int:
         """Extend the locks that keep objects from being deleted, where they may end soon. Return how many."""
-        raise UnsupportedStorage(f"{self.url}: objects of this location cannot be locked. Use a bucket of S3.")
+        raise UnsupportedStorage(f"{self.url}: objects of this location cannot be locked. Use a bucket of S3 or GCS.")
 
     def is_empty(self) -> bool:
         """Return whether there are no objects. A missing directory is empty. Probes and leftovers are ignored."""

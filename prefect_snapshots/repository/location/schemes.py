@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import InvalidArgument, MissingDependency
 from ...redaction import is_ambiguous, safe_url
-from . import s3_versions
+from . import object_locks
 from .interface import Location
 
 GROUP = "prefect_snapshots.locations"
@@ -51,7 +51,7 @@ def open_location(url: str | os.PathLike[str], storage_options: Mapping[str, Any
     Raises:
         MissingDependency: The package for this kind of URL is not installed, or cannot be imported.
         InvalidArgument: The URL has no path, or chains several file systems (`simplecache::s3://...`), or
-            its password is not percent-encoded; or options of S3 are passed for something else.
+            its password is not percent-encoded; or options of buckets are passed for something else.
 
     Example:
         >>> location = open_location("memory://example")
@@ -108,12 +108,12 @@ def refuse_missing_slash(text: str, schemes: Container[str]) -> None:
 
 
 def _check_options(scheme: str, url: str, options: Mapping[str, Any]) -> None:
-    """Refuse options that only S3 knows: with others, users would take data for locked, or the present for the past."""
-    ignored = [name for name in s3_versions.OPTIONS if name in options]
-    if ignored and scheme not in ("s3", "s3a") and scheme not in _brought():
+    """Refuse options that only buckets know: users would take data for locked, or the present for the past."""
+    ignored = [name for name in object_locks.OPTIONS if name in options]
+    if ignored and scheme not in ("s3", "s3a", "gs", "gcs") and scheme not in _brought():
         raise InvalidArgument(
-            f"{url}: only buckets of S3 have the storage options {', '.join(s3_versions.OPTIONS)}. Leave out "
-            f"{' and '.join(ignored)}: here, objects cannot be locked, and their older versions cannot be read."
+            f"{url}: only buckets of S3 and GCS have the storage options {', '.join(object_locks.OPTIONS)}. Leave "
+            f"out {' and '.join(ignored)}: here, objects cannot be locked, and their older versions cannot be read."
         )
 
 
