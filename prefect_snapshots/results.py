@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -157,10 +157,7 @@ class ResultLog:
         ]
         for number in {_number(key) for key, one in found if one.elsewhere}:
             self._tracked(number).refresh()
-        return [
-            Result(key, datetime.fromtimestamp(one.info.modified, UTC), self._size(key, one))
-            for key, one in sorted(found, key=lambda pair: pair[0])
-        ]
+        return [self._result(key, one) for key, one in sorted(found, key=lambda pair: pair[0])]
 
     def expire(self, older_than: datetime | str, *, by: By = "written") -> list[str]:
         """Delete every result that was written before a point in time. The next prune frees the space of large ones.
@@ -183,6 +180,91 @@ class ResultLog:
         doomed = _doomed(values, end, by)
         values.look()
         return self._sweep(values, doomed, may_begin=values.begun / 1e9 + values.lease < end)
+
+    def evict(
+        self,
+        *,
+        max_size: int | None = None,
+        max_count: int | None = None,
+        dry_run: bool = False,
+        before: Callable[[Sequence[Result]], object] | None = None,
+    ) -> list[Result]:
+        """Delete the oldest results until the rest is within limits, as caches do.
+
+        The oldest are those that were written longest ago, or, if all processes that read pass `keep_read=True`, those
+        that were read longest ago, as far as that is known: to the last expiry or eviction. What was written in the
+        last second can stay, and on remote storage a call can take some seconds longer, as for `expire`.
+
+        Args:
+            max_size: The largest total size in bytes, as `Result.size` counts. Default: no limit.
+            max_count: The largest number of results. Default: no limit.
+            dry_run: Only return what would be deleted. Default: False.
+            before: Called with what is about to be deleted. What is written meanwhile under these keys stays.
+
+        Returns:
+            The deleted results, sorted by key.
+
+        Raises:
+            InvalidArgument: No limit was given, or one is negative.
+
+        Example:
+            >>> from prefect_snapshots import Repository
+            >>> results = ResultLog(Repository("memory://example-evict"))
+            >>> for key in ["first", "second", "third"]:
+            ...     results.write(key, b"some bytes")
+            >>> [result.key for result in results.evict(max_size=25)]
+            ['first']
+            >>> results.keys()
+            ['second', 'third']
+        """
+        limits = [limit for limit in (max_size, max_count) if limit is not None]
+        if not limits or min(limits) < 0:
+            raise InvalidArgument("Pass max_size or max_count, neither below 0.")
+        values = self._reading()
+        if values is None:
+            return []
+        values.look()
+        objects = values.list()
+        found = self._beyond(values, objects, max_size, max_count)
+        chosen = sorted(found.values(), key=lambda result: result.key)
+        if dry_run or not chosen:
+            return chosen
+        if before is not None:
+            before(chosen)
+        kept = {one.info.path for one in live(objects, values.generation - 1).values() if one.name not in found}
+        latest, listed = values.generation, {one.info.path: one.info for one in objects}
+
+        def doomed(one: Listed) -> bool:
+            # Whoever wrote since the listing made another object.
+            if listed.get(one.info.path) != one.info:
+                return False
+            # What was replaced or deleted goes too, because only an empty former generation ends. But in the latest
+            # one, a note hides what the former one has.
+            return one.name in found or (one.generation < latest and one.info.path not in kept)
+
+        gone = set(self._sweep(values, doomed, may_begin=True))
+        return [result for result in chosen if result.key in gone]
+
+    def _beyond(
+        self, values: KeyedValues, objects: Collection[Listed], max_size: int | None, max_count: int | None
+    ) -> dict[str, Result]:
+        """Return the results that are beyond limits, by the names of their objects."""
+        there = values.read_keys(live(objects, values.generation - 1).values())
+        for number in {_number(key) for key, one in there.items() if one.elsewhere}:
+            self._tracked(number).refresh()
+        # What was written after the listing is never as old as this, on storage that omits fractions, too.
+        now = max((one.info.modified for one in objects), default=0)
+        found: dict[str, Result] = {}
+        size = count = 0
+        for key, one in sorted(
+            there.items(), key=lambda pair: (pair[1].generation, pair[1].info.modified), reverse=True
+        ):
+            result = self._result(key, one)
+            size, count = size + result.size, count + 1
+            beyond = (max_size is not None and size > max_size) or (max_count is not None and count > max_count)
+            if beyond and one.is_older(now):
+                found[one.name] = result
+        return found
 
     def delete(self, keys: Iterable[str]) -> list[str]:
         """Delete the results of some keys. Return the sorted keys that had a result.
@@ -315,6 +397,9 @@ class ResultLog:
     def _live(self) -> dict[str, Listed]:
         values = self._reading()
         return {} if values is None else values.read_keys(values.live().values())
+
+    def _result(self, key: str, one: Listed) -> Result:
+        return Result(key, datetime.fromtimestamp(one.info.modified, UTC), self._size(key, one))
 
     def _size(self, key: str, one: Listed) -> int:
         events = self._tracked(_number(key)).view.events.values() if one.elsewhere else ()

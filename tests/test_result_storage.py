@@ -24,7 +24,14 @@ from prefect.task_runners import ProcessPoolTaskRunner
 from pydantic import SecretStr
 
 from prefect_snapshots import Repository, SnapshotRepository
-from prefect_snapshots.errors import InvalidName, ObjectMissing, PickleRefused, ReadOnlyRepository, RepositoryNotFound
+from prefect_snapshots.errors import (
+    InvalidArgument,
+    InvalidName,
+    ObjectMissing,
+    PickleRefused,
+    ReadOnlyRepository,
+    RepositoryNotFound,
+)
 from prefect_snapshots.flows import expire_results
 from prefect_snapshots.repository.reserve import RESERVE
 from prefect_snapshots.results import ResultLog
@@ -203,6 +210,12 @@ def test_expired_results_are_computed_again(
     assert planned.pruned is None
     assert use(3, 1, 2) == ["Cached", "Completed", "Completed"]
     assert computed == [1, 2, 3, 1, 2]
+    planned = expire_results(keys="keys", max_size=300_000, max_count=9, dry_run=True, repository=block.url)
+    assert expire_results(keys="keys", max_size=300_000, repository=block.url).expired == planned.expired
+    assert use(1, 2) == ["Cached"] * 2
+    assert use(3) == ["Completed"]
+    with pytest.raises(InvalidArgument, match="pass older_than, max_size or max_count"):
+        expire_results(repository=block.url)
 
 
 # --- results that others write ------------------------------------------------------------------------------------

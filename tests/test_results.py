@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +24,7 @@ from prefect_snapshots.repository import keyed
 from prefect_snapshots.repository.keyed import ELSEWHERE, VALUE, Listed, Value
 from prefect_snapshots.repository.reserve import RESERVE
 from prefect_snapshots.repository.sealing import Sealer
-from prefect_snapshots.results import ResultLog
+from prefect_snapshots.results import Result, ResultLog
 
 
 def size_of(directory: Path) -> int:
@@ -99,6 +100,60 @@ def test_expire_deletes_what_is_older(tmp_path: Path) -> None:
     assert log.keys() == ["old-0"]
     assert log.read("old-0") == b"new"
     assert ResultLog(Repository(tmp_path / "repository")).keys() == ["old-0"]
+
+
+def keys_of(found: list[Result]) -> list[str]:
+    return [result.key for result in found]
+
+
+def test_the_oldest_go_until_the_rest_is_within_limits(tmp_path: Path) -> None:
+    log = ResultLog(Repository(tmp_path / "repository"))
+    for number in range(6):
+        log.write(f"{number}", random.Random(number).randbytes(100_000 if number == 3 else 1000))
+    log.write("0", random.Random(0).randbytes(500))
+    log.delete(["5"])
+    assert log.evict(max_size=103_500, max_count=5) == []
+    assert keys_of(log.evict(max_size=103_499, dry_run=True)) == ["1"]
+    assert log.evict(max_count=4, dry_run=True) == log.evict(max_count=4)
+    assert log.keys() == ["0", "2", "3", "4"]
+    log.write("2", b"new")
+    assert keys_of(log.evict(max_size=1503)) == ["3"]
+    log.write("6", b"new")
+    assert keys_of(log.evict(max_count=1)) == ["0", "2", "4"]
+    assert keys_of(log.evict(max_size=0)) == ["6"]
+    assert ResultLog(Repository(tmp_path / "repository")).keys() == []
+    assert ResultLog(Repository(tmp_path / "none")).evict(max_count=0) == []
+    assert not (tmp_path / "none").exists()
+    for size, count in ((None, None), (-1, None), (1, -1)):
+        with pytest.raises(InvalidArgument, match="max_size or max_count"):
+            log.evict(max_size=size, max_count=count)
+
+
+def test_what_was_read_lately_is_evicted_last(tmp_path: Path) -> None:
+    log = ResultLog(Repository(tmp_path / "repository"), keep_read=True)
+    for key in "abcd":
+        log.write(key, key.encode() * 70_000 if key == "a" else b"small")
+    assert keys_of(log.evict(max_count=3)) == ["a"], "what was read is known only from now on"
+    assert log.read("b") == b"small"
+    assert keys_of(log.evict(max_count=2)) == ["c"]
+    assert keys_of(log.evict(max_count=1)) == ["d"]
+    assert log.read("b") == b"small"
+
+
+def test_what_is_written_during_an_eviction_stays(tmp_path: Path) -> None:
+    log, other = (ResultLog(Repository(tmp_path / "repository")) for _ in range(2))
+    for key in "abc":
+        log.write(key, b"result")
+    log.evict(max_count=3)
+
+    def write(doomed: Sequence[Result]) -> None:
+        assert keys_of(list(doomed)) == ["a", "b"]
+        other.write("a", b"result")
+        other.write("new", b"result")
+
+    assert keys_of(log.evict(max_count=1, before=write)) == ["b"]
+    assert log.keys() == ["a", "c", "new"]
+    assert other.read("a") == b"result"
 
 
 def test_delete_deletes_what_there_is(repository: Repository) -> None:

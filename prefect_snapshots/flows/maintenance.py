@@ -14,6 +14,7 @@ Events for automations have the resource `prefect-snapshots.repositories.<URL>` 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -22,7 +23,7 @@ from prefect import flow
 
 from ..documents import code
 from ..documents.texts import count_text, size_text
-from ..errors import IntegrityError
+from ..errors import IntegrityError, InvalidArgument
 from ..integration.blocks import current_repository
 from ..integration.reporter import Reporter, only_warn
 from ..integration.run_context import run_logger
@@ -160,37 +161,56 @@ class ExpiryReport:
 @flow(name="expire-results")
 @fails_with_one_error
 def expire_results(
-    older_than: timedelta,
+    older_than: timedelta | None = None,
     name: str = "default",
     keys: str | None = None,
     dry_run: bool = False,
     prune: bool = True,
     by: Literal["written", "read"] = "written",
+    max_size: int | None = None,
+    max_count: int | None = None,
     repository: str | None = None,
 ) -> ExpiryReport:
     """Delete old persisted task results. A task whose result was deleted computes it again on its next run.
 
     Args:
-        older_than: Delete the results that were written longer ago than this.
+        older_than: Delete the results that were written longer ago than this. Default: all ages are kept.
         name: The name of the results in the repository: the field `results` of the block used as `result_storage`.
         keys: The name of the keys, if a block in the same repository is used as `key_storage`.
         dry_run: Only report what would be deleted.
         prune: Also reclaim the space. The credentials must allow deletes.
         by: "written", or "read": also keep the results that were read since then. Turn on "Keep Read Results" in the
             block. A result is then deleted between one and two times `older_than` after its last read.
+        max_size: Of the rest, delete the oldest until all together have at most this many bytes. With "Keep Read
+            Results" in the block, those that were read longest ago go first. Default: no limit.
+        max_count: Of the rest, delete the oldest until there are at most this many. Default: no limit.
         repository: A URL or path, or a block such as `prefect-snapshots-repository/team`. Default: the repository that
             `blocks.current_repository` returns.
+
+    Raises:
+        InvalidArgument: Neither an age nor a limit was given.
     """
+    if older_than is None and max_size is None and max_count is None:
+        raise InvalidArgument("Nothing was deleted: pass older_than, max_size or max_count.")
     place = current_repository(repository)
     log = ResultLog(place, name)
-    end = datetime.now(UTC) - older_than
-    found = log.older_than(end, by=by)
-    if not dry_run:
+
+    def delete_keys(doomed: Sequence[Result]) -> None:
+        """First: a key without its result fails the task that finds it."""
         if keys is not None:
-            # First: a key without its result fails the task that finds it.
-            ResultLog(place, keys).delete(result.key for result in found)
-        gone = set(log.expire(end, by=by))
-        found = [result for result in found if result.key in gone]
+            ResultLog(place, keys).delete(result.key for result in doomed)
+
+    found: list[Result] = []
+    if older_than is not None:
+        end = datetime.now(UTC) - older_than
+        found = log.older_than(end, by=by)
+        if not dry_run:
+            delete_keys(found)
+            gone = set(log.expire(end, by=by))
+            found = [result for result in found if result.key in gone]
+    if max_size is not None or max_count is not None:
+        more = log.evict(max_size=max_size, max_count=max_count, dry_run=dry_run, before=delete_keys)
+        found = sorted({*found, *more}, key=lambda result: result.key)
     kept = len(log.keys()) - len(found) * dry_run
     pruned = place.prune() if prune and not dry_run and place.exists() else None
     report = ExpiryReport(tuple(found), kept, dry_run, pruned)
