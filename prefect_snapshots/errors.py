@@ -18,7 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from .messages import printable
+
+UNDECODABLE = (ValueError, RecursionError, msgspec.MsgspecError)
+"""What decoders of JSON, TOML and MessagePack raise for bytes that anybody may have written: they may be no UTF-8, have
+other types, or be nested too deeply."""
 
 
 class SnapshotsError(Exception):
@@ -457,6 +463,14 @@ class EnvironmentMismatch(SetupError, RuntimeError):
     """A version needs another version of Python or of a package than this environment has.
 
     Install the versions that the message names.
+    """
+
+
+class UnreadableValue(SetupError, ValueError):
+    """A handler cannot read the value of a version, although its bytes are those that were stored.
+
+    Install the packages that the value needs. If nothing is missing, the bytes are not what this handler writes: ask
+    whoever logged the version, or use another one. `download_artifact` returns the bytes as a file.
     """
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import struct
 import subprocess
 import sys
 import threading
@@ -50,6 +51,7 @@ from prefect_snapshots.errors import (
     ReferenceChanged,
     ReferenceRefused,
     StorageError,
+    UnreadableValue,
     UnserialisableLeaf,
     UnserialisableValue,
 )
@@ -268,6 +270,12 @@ def test_a_handler_can_be_registered(registry: ArtifactRegistry, monkeypatch: py
         register_handler("json", backwards)
 
 
+def npy_head(shape: tuple[int, ...]) -> bytes:
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    return head.getvalue()
+
+
 def test_a_leaf_that_cannot_be_written_is_named(registry: ArtifactRegistry) -> None:
     with pytest.raises(UnserialisableLeaf, match="Leaf a/0: It cannot be pickled"):
         registry.log_artifact("x", {"a": [sys._getframe()]}, handler="pytree")
@@ -278,6 +286,53 @@ def test_an_unknown_option_logs_nothing(registry: ArtifactRegistry) -> None:
     with pytest.raises(InvalidArgument, match="unexpected keyword argument 'indnt'"):
         registry.log_artifact("x", [1], indnt=4)
     assert not registry.exists("x")
+
+
+HOSTILE = {
+    "json": [b"[" * 100_000, b"1" * 5_000, b'{"a"', b"\0", b"\xff\xfe\x80", b""],
+    "text": [b"\xff", b"\xed\xa0\x80"],
+    "pickle": [b"", b"x", pickle.dumps([1])[:-3], b"cabsent_module\nname\n."],
+    "joblib": [b"", b"x"],
+    "numpy": [b"", b"\x93NUMPY", b"PK\3\4" + b"x" * 50, npy_head((2**60,)), npy_head((-1,)), npy_head((2**62, 2**62))],
+    "parquet": [b"", b"PAR1" + b"x" * 100 + b"PAR1"],
+    "arrow": [b"", b"ARROW1\0\0" + b"x" * 100 + b"ARROW1"],
+}
+
+
+@pytest.mark.parametrize("handler", HOSTILE)
+def test_bytes_that_a_handler_cannot_read_are_named(
+    registry: ArtifactRegistry, handler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever can write to a plain repository chooses what a library reads: its own errors would stop everybody."""
+    with monkeypatch.context() as forging:
+        forger = FileHandler(handler, dump=lambda data, allow_pickle: [data], load=lambda data, allow_pickle: data)
+        forging.setitem(handlers._registered, handler, forger)
+        for data in HOSTILE[handler]:
+            registry.log_artifact("x", data, handler)
+    for version, data in enumerate(HOSTILE[handler]):
+        with pytest.raises(UnreadableValue, match=f"'{handler}' cannot read default/x:v{version}"):
+            registry.load_artifact("x", version)
+        with registry.download_artifact("x", version=version) as folder:
+            assert next(folder.iterdir()).read_bytes() == data
+
+
+def test_tensors_of_a_forged_file_do_not_multiply(registry: ArtifactRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = {"dtype": "U8", "shape": [1000], "data_offsets": [0, 1000]}
+    header = json.dumps({str(number): entry for number in range(1000)}).encode()
+    file = struct.pack("<Q", len(header)) + header + bytes(1000)
+    with monkeypatch.context() as forging:
+        forger = FileHandler("safetensors", dump=lambda data, allow_pickle: [data], load=lambda data, allow_pickle: 0)
+        forging.setitem(handlers._registered, "safetensors", forger)
+        registry.log_artifact("x", file, "safetensors")
+    with pytest.raises(IntegrityError, match="overlap"):
+        registry.load_artifact("x")
+    assert registry.load_artifact("x", names=["7"])["7"].nbytes == 1000
+
+
+def test_an_unknown_option_of_a_reader_is_refused(registry: ArtifactRegistry) -> None:
+    registry.log_artifact("x", [1])
+    with pytest.raises(InvalidArgument, match="unexpected keyword argument 'parse_flaot'"):
+        registry.load_artifact("x", parse_flaot=str)
 
 
 def test_an_unknown_handler_names_near_ones(registry: ArtifactRegistry) -> None:

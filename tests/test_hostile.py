@@ -24,6 +24,7 @@ from toy_kind import KIND, ToyKind
 
 from prefect_snapshots import ArtifactRegistry, BackupManager, Repository, SnapshotManager, results
 from prefect_snapshots.checkpoints import CheckpointManager
+from prefect_snapshots.checkpoints.slow import SlowItems
 from prefect_snapshots.errors import DamagedObject, IntegrityError, MalformedContent, ObjectMissing, SnapshotsError
 from prefect_snapshots.repository.catalog import Event, Root, Stream, _Hint, event_hash, range_path, slot_path
 from prefect_snapshots.repository.configuration import parse_config
@@ -495,6 +496,21 @@ def test_a_footer_that_says_nothing_of_use(tmp_path: Path) -> None:
         reader = SegmentReader(opened.store.location, opened.sealer, "s", segment)
         with pytest.raises(DamagedObject, match="footer"):
             reader.summary(None)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"",
+        b"\x91" * 100_000,
+        b"\x91\x93\xcb" + bytes(8) + b"\xc4\1x\xa3\xed\xa0\x80",
+        msgspec.msgpack.encode([(1.0, bytes(15), "text")]),
+        msgspec.msgpack.encode([(1.0, bytes(16), "text")] * 11),
+    ],
+)
+def test_slow_items_that_nobody_has_written(frame: bytes) -> None:
+    with pytest.raises(DamagedObject, match="slow items"):
+        SlowItems().read(frame, "footer")
 
 
 def test_a_pack_that_is_larger_than_any(place: Path) -> None:

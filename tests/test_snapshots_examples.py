@@ -33,10 +33,12 @@ from typing import Any, assert_type
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -1209,6 +1211,40 @@ def test_a_file_from_elsewhere_loads_without_pickle(tmp_path: Path) -> None:
     compared.save_to_file(path)
     with pytest.raises(PickleRefused, match="comparison"):
         SnapshotManager.load_from_file(path, allow_pickle=False)
+
+
+FILE_HEADER: dict[str, Any] = {
+    "name": "n",
+    "max_snapshots": None,
+    "rank_by": None,
+    "mode": "min",
+    "cmp": None,
+    "snapshots": [],
+}
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        b"\x91" * 100_000,
+        {"description": msgspec.Raw(b"\xa3\xed\xa0\x80")},
+        {"cmp": b"x"},
+        {"retention": {"keep_within": "x"}},
+        {"snapshots": [[{"deep": msgspec.Raw(b"\x91" * 100_000)}, 0, 0]]},
+        {"snapshots": [[{}, 0, 0]]},
+        {"snapshots": [[{"id": "a", "tags": 1, "metadata": 1, "time": "x"}, 0, 0]]},
+        {"snapshots": [[{"id": "a"}, -1, 1]]},
+        {"snapshots": [[{"id": "a"}, 0, 2**62]]},
+    ],
+    ids=str,
+)
+def test_a_forged_file_is_damage(tmp_path: Path, forged: Any) -> None:
+    """Its hash shows damage only: whoever writes a file can calculate it."""
+    header = forged if isinstance(forged, bytes) else msgspec.msgpack.encode(FILE_HEADER | forged)
+    data = b"PSFILE1\n" + len(header).to_bytes(8, "little") + header
+    (tmp_path / "file").write_bytes(data + blake3(data).digest())
+    with pytest.raises(DamagedObject, match="file"):
+        SnapshotManager.load_from_file(tmp_path / "file")
 
 
 # --- cleanup ----------------------------------------------------------------------------------------------------------

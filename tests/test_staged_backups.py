@@ -203,6 +203,8 @@ SAID = [[], False, []]
         (msgspec.structs.replace(GOOD, kind="sqlite", entries=[Entry(b"a", 0o120777, 0, b"/etc")]), SAID, "not a file"),
         (GOOD, [["note"], "yes", []], "damaged"),
         (GOOD, None, "damaged"),
+        (GOOD, [[msgspec.Raw(b"\xa3\xed\xa0\x80")], False, []], "damaged"),
+        (GOOD, [*SAID, msgspec.Raw(b"\x91" * 100_000)], "damaged"),
         ("nonsense", SAID, "damaged"),
         (None, None, "damaged"),
     ],

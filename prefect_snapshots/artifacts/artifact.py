@@ -33,7 +33,7 @@ from .differences import Difference, FileDifference, diff_files, diff_folders
 from .downloads import Download, LoggedFolder, download, part_of, tree_of, verify_folder
 from .drafts import FolderDraft
 from .folders import decode_manifest, join_folders, scan_folder
-from .handlers import check_environment, find_handler, write_value
+from .handlers import check_environment, find_handler, reading, write_value
 from .history import (
     KIND,
     ArtifactHistory,
@@ -323,7 +323,7 @@ class Artifact:
         if validate:
             check_environment(found.event.body.get("environment", {}), self._label_of(found))
         handler = find_handler(found.handler)
-        with self._content(found) as content:
+        with self._content(found) as content, reading(found.handler, self._label_of(found), reader_options):
             self._note(found)
             return handler.read(content.manifest, content, allow_pickle=self.repository.allow_pickle, **reader_options)
 

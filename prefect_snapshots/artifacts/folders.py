@@ -17,7 +17,15 @@ from pathlib import Path
 
 import msgspec
 
-from ..errors import IntegrityError, InvalidArgument, InvalidName, ObjectMissing, PermissionDenied, UnsupportedFormat
+from ..errors import (
+    UNDECODABLE,
+    IntegrityError,
+    InvalidArgument,
+    InvalidName,
+    ObjectMissing,
+    PermissionDenied,
+    UnsupportedFormat,
+)
 from ..repository.contents import INLINE_LIMIT, ContentReader, Item, StagedPart, Stored, Writer, inline
 from ..repository.repository import Repository
 from ..repository.staged_parts import open_parts, with_written
@@ -212,7 +220,7 @@ def decode_manifest(content: ContentReader) -> list[Entry]:
     """
     try:
         manifest = msgspec.msgpack.decode(content.manifest, type=_FolderManifest)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # not UTF-8, or nested too deeply
+    except UNDECODABLE as error:
         raise IntegrityError(f"The manifest of this folder is damaged: {error}") from None
     if manifest.format > FORMAT:
         raise UnsupportedFormat(

@@ -7,13 +7,14 @@ handler from two functions. Optional packages are imported when a handler is use
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import io
 import itertools
 import json
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, packages_distributions, version
 from types import ModuleType
@@ -25,6 +26,7 @@ from ..errors import (
     InvalidArgument,
     MissingDependency,
     SnapshotsError,
+    UnreadableValue,
     UnserialisableLeaf,
     UnserialisableValue,
 )
@@ -197,14 +199,44 @@ def write_value(name: str, value: Any, *, allow_pickle: bool, options: Mapping[s
     except SnapshotsError:
         raise
     except Exception as error:  # runs code of any class
-        if options and isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
-            raise InvalidArgument(
-                f"The handler {name!r} does not take an option that you passed ({', '.join(options)}): {error}. "
-                "Nothing was saved. Correct the option, or leave it out."
-            ) from error
+        _refuse_option(name, options, error, " Nothing was saved.")
         where = _leaf_of(value) if allow_pickle and name in ("pickle", "joblib") else ""
         raise UnserialisableValue(
             f"The handler {name!r} cannot write this {type(value).__name__}, and nothing was saved: {where}{error}"
+        ) from error
+
+
+@contextlib.contextmanager
+def reading(name: str, label: object, options: Mapping[str, Any]) -> Iterator[None]:
+    """Name the version in errors of a handler that reads it. Whoever wrote the version chose what the handler reads.
+
+    Args:
+        name: The name of the handler.
+        label: The version.
+        options: The options of the handler.
+
+    Raises:
+        UnreadableValue: The handler cannot read the value.
+        InvalidArgument: It does not take one of the options.
+    """
+    try:
+        yield
+    except SnapshotsError:
+        raise
+    except Exception as error:  # code of a library or of a pickled object, on any bytes
+        _refuse_option(name, options, error)
+        raise UnreadableValue(
+            f"The handler {name!r} cannot read {label} ({type(error).__name__}: {error}). Its bytes are those that "
+            "were stored. Install the packages that it needs, or use another version. download_artifact returns the "
+            "bytes."
+        ) from error
+
+
+def _refuse_option(name: str, options: Mapping[str, Any], error: Exception, state: str = "") -> None:
+    if options and isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
+        raise InvalidArgument(
+            f"The handler {name!r} does not take an option that you passed ({', '.join(options)}): {error}.{state} "
+            "Correct the option, or leave it out."
         ) from error
 
 

@@ -608,7 +608,8 @@ class ArtifactManager(ABC):
             ArtifactExpired: The version has expired.
             EnvironmentMismatch: It needs another version of Python or of a package.
             PickleRefused: It was stored with pickle, and the repository was opened with `allow_pickle=False`.
-            InvalidArgument: It is a folder of files. Use `download_artifact`.
+            UnreadableValue: The handler cannot read it: a package is missing, or the handler did not write it.
+            InvalidArgument: It is a folder of files (use `download_artifact`), or the handler has no such option.
             DamagedVersion: Stored data is damaged.
 
         Example:

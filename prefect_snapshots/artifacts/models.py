@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import InvalidArgument, MissingDependency
 from ..values.pickling import load_torch
+from .handlers import reading
 from .history import VersionLike
 from .infos import ArtifactVersion
 from .manager import ArtifactManager
@@ -157,7 +158,8 @@ class ModelLogger:
         with self.artifact_manager.download_artifact(name, collection, found.version) as folder:
             allowed = self.artifact_manager.allow_pickle
             path = folder / STATE_FILE
-            return dict(load_torch(path, device=device, weights_only=weights_only, allow_pickle=allowed))
+            with reading("torch", f"{name}:{found.version}", {}):
+                return dict(load_torch(path, device=device, weights_only=weights_only, allow_pickle=allowed))
 
 
 def _is_torch(model: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import msgspec
 from blake3 import blake3
 
-from ..errors import IntegrityError, InvalidArgument, ReferenceChanged, ReferenceRefused
+from ..errors import UNDECODABLE, IntegrityError, InvalidArgument, ReferenceChanged, ReferenceRefused
 from ..repository.location import Buffer
 from ..repository.location.elsewhere import is_within, list_elsewhere, open_elsewhere, url_of
 from ..trees.entries import check_path
@@ -165,7 +165,7 @@ def _load(
             if file.path:
                 check_path(os.fsencode(file.path))
         url = url_of(body.url)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise IntegrityError(f"This reference is damaged: {error}") from None
     reference = FileReference(url, tuple(body.files), dict(storage_options or {}), places)
     if verify:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ArtifactNotFound, EnvironmentMismatch, IntegrityError
+from ..errors import UNDECODABLE, ArtifactNotFound, EnvironmentMismatch, IntegrityError
 from ..messages import hint
 from ..repository.location import Buffer
 from ..values.arrays import loaded_jax
@@ -137,7 +137,13 @@ def _load(data: memoryview, allow_pickle: bool, names: Sequence[str] | None = No
     if unknown := [name for name in names or () if name not in header]:
         raise ArtifactNotFound(f"The file has no tensor {unknown[0]!r}. {hint(unknown[0], header)}")
     chosen = header if names is None else {name: header[name] for name in names}
-    arrays = {name: _array(name, entry, body) for name, entry in chosen.items()}
+    arrays = {}
+    size = 0
+    for name, entry in chosen.items():
+        arrays[name] = array = _array(name, entry, body)
+        size += array.nbytes
+        if size > len(body):  # each is copied: a small file could fill the memory
+            raise IntegrityError("The tensors of this safetensors file overlap.")
     if library == _TORCH:
         torch = require("torch", "safetensors")
         return {
@@ -167,7 +173,7 @@ def _header_of(data: memoryview) -> tuple[dict[str, Any], memoryview]:
         raise IntegrityError("This is not a safetensors file: its header is truncated.")
     try:
         header = json.loads(bytes(data[8 : 8 + size]))
-    except (ValueError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise IntegrityError(f"The header of this safetensors file cannot be read: {error}") from None
     if not isinstance(header, dict) or not isinstance(header.get("__metadata__", {}), Mapping):
         raise IntegrityError("The header of this safetensors file is not an object.")

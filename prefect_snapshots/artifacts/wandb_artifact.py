@@ -24,7 +24,7 @@ from ..trees.restoring import write_tree
 from .differences import Difference, FileDifference, diff_files, diff_folders
 from .downloads import Download, LoggedFolder, download, part_of, tree_of, verify_folder
 from .folders import Folder, scan_folder
-from .handlers import check_environment, find_handler, write_value
+from .handlers import check_environment, find_handler, reading, write_value
 from .history import (
     LATEST,
     NUMBER,
@@ -281,7 +281,7 @@ class WandbArtifact:
         if validate:
             check_environment(found.note.environment, str(found.label))
         handler = find_handler(found.note.handler)
-        with Files(found) as files:
+        with Files(found) as files, reading(found.note.handler, found.label, reader_options):
             return handler.read(files.manifest, files, allow_pickle=self._allow_pickle, **reader_options)
 
     def diff(self, old: VersionLike, new: VersionLike = None, match: Match = "exact") -> Sequence[Difference]:

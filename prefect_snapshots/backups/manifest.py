@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ..errors import IntegrityError, UnsupportedFormat
+from ..errors import UNDECODABLE, IntegrityError, UnsupportedFormat
 from ..repository.contents import ContentReader
 from ..trees.entries import Entry, check_entries, check_entry
 from ..trees.scanning import FileSelection
@@ -65,7 +65,7 @@ def decode_manifest(content: ContentReader) -> list[BackupPart]:
     """
     try:
         manifest = msgspec.msgpack.decode(content.manifest, type=_BackupManifest)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # no UTF-8, or nested too deeply
+    except UNDECODABLE as error:
         raise IntegrityError(
             f"The manifest of this backup is damaged: {error}. Nothing was changed. Use another backup."
         ) from None

@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from ..errors import BackupFailed, IntegrityError, InvalidArgument, InvalidName
+from ..errors import UNDECODABLE, BackupFailed, IntegrityError, InvalidArgument, InvalidName
 from ..repository.contents import ContentReader, Kept, StagedPart, Writer
 from ..repository.metadata import clean_metadata
 from ..repository.names import check_name
@@ -120,7 +120,7 @@ def _joined(prefix: str, content: ContentReader, body: Kept) -> JoinedPart:
     parts = decode_manifest(content)
     try:
         told = msgspec.msgpack.decode(content.manifest, type=_StagedManifest).told
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise IntegrityError(f"Its manifest is damaged: {error}.") from None
     if not parts or len(told) != len(parts):
         raise IntegrityError("Its manifest is damaged: it does not describe each of its parts.")

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DamagedObject, IntegrityError, PickleRefused, SnapshotsError
+from ..errors import UNDECODABLE, DamagedObject, IntegrityError, PickleRefused, SnapshotsError
 from ..repository.location import Buffer
 from .frozen import Frozen, encode_plain, thaw, to_bytes
 from .keys import KEY_SIZE, Keys
@@ -147,7 +147,7 @@ class Results:
         if together:
             try:
                 self._plain = _decode_list(payload)
-            except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            except UNDECODABLE as error:
                 raise DamagedObject(where, f"its results cannot be read ({error})") from error
             whole = len(self._plain) == count
         else:
@@ -166,7 +166,7 @@ class Results:
         except PickleRefused as error:
             reason = "A result was stored with pickle, and allow_pickle is False"
             raise PickleRefused(error.path, f"{reason}. {_HOW_TO_ALLOW}") from error
-        except (IntegrityError, msgspec.DecodeError, ValueError, RecursionError) as error:
+        except (IntegrityError, *UNDECODABLE) as error:
             if isinstance(error, SnapshotsError) and not isinstance(error, IntegrityError):
                 raise
             raise DamagedObject(self._where, f"a result cannot be read ({error})") from error

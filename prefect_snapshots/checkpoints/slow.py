@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DamagedObject
+from ..errors import UNDECODABLE, DamagedObject
 from ..repository.location import Buffer
 from .frozen import brief
 from .keys import Keys
@@ -76,7 +76,7 @@ class SlowItems:
         """
         try:
             found = _decode(frame)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except UNDECODABLE as error:
             raise DamagedObject(where, f"its slow items cannot be read ({error})") from error
         if len(found) > _KEPT or any(len(key) != 16 for _, key, _ in found):
             raise DamagedObject(where, "its slow items are not what a writer writes")

@@ -34,7 +34,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import InvalidArgument
+from ..errors import UNDECODABLE, InvalidArgument
 
 TABLE = "prefect-snapshots"
 REPOSITORY_BLOCK, DATABASE_BLOCK = BLOCKS = "prefect-snapshots-repository/", "prefect-snapshots-backup-database/"
@@ -74,7 +74,7 @@ def configuration() -> dict[str, Any]:
         try:
             table = tomllib.loads(file.read_bytes().decode()).get("tool", {}).get(TABLE)
             owners = {file.stat().st_uid, file.lstat().st_uid} - {0, os.geteuid(), here.stat().st_uid}
-        except (OSError, ValueError, AttributeError, RecursionError) as error:
+        except (*UNDECODABLE, OSError, AttributeError) as error:
             raise InvalidArgument(f"{file} cannot be read: {error}.") from None
         if table is None:
             continue

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from ..errors import InvalidArgument, RepositoryNotFound, SnapshotsError, WrongPassword
+from ..errors import UNDECODABLE, InvalidArgument, RepositoryNotFound, SnapshotsError, WrongPassword
 from .output import printable
 from .project_settings import configuration
 
@@ -259,7 +259,7 @@ def parse_value(text: str) -> Any:
     """Parse a string as JSON. Return the string itself if it is not valid JSON."""
     try:
         return json.loads(text)
-    except (ValueError, RecursionError):
+    except UNDECODABLE:
         return text
 
 

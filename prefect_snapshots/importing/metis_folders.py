@@ -15,7 +15,7 @@ from typing import Any
 
 from ..backups.history import BackupHistory
 from ..backups.making import BackupRequest, make
-from ..errors import SnapshotsError
+from ..errors import UNDECODABLE, SnapshotsError
 from ..messages import printable
 from ..repository.choosing import RepositoryLike, as_repository
 from ..repository.names import check_name
@@ -101,7 +101,7 @@ def _read(folder: Path) -> Mapping[str, Any]:
     try:
         with (folder / _METADATA).open("rb") as stream:
             found = json.loads(stream.read(_MOST_METADATA))
-    except (OSError, ValueError, RecursionError):
+    except (*UNDECODABLE, OSError):
         return {}
     return found if isinstance(found, dict) else {}
 

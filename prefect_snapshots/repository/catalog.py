@@ -27,6 +27,7 @@ import msgspec
 from blake3 import blake3
 
 from ..errors import (
+    UNDECODABLE,
     CommitUnknown,
     DamagedObject,
     InvalidArgument,
@@ -77,7 +78,7 @@ is considered down."""
 _REFUSED = (StorageFull, PermissionDenied)
 """Errors after which it is certain that this request created nothing."""
 
-_UNREADABLE = (ValueError, IndexError, RecursionError, msgspec.MsgspecError)
+_UNREADABLE = (*UNDECODABLE, IndexError)
 """The exceptions of decoding for bytes that are authentic, but were not written by this package."""
 
 _GENESIS = bytes(32)

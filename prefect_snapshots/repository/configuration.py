@@ -7,7 +7,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from ..errors import DamagedObject, ObjectMissing
+from ..errors import UNDECODABLE, DamagedObject, ObjectMissing
 from . import chunking
 from .envelopes import parse_envelopes
 from .location import Location
@@ -59,7 +59,7 @@ def parse_config(path: str, data: bytes) -> dict[str, Any]:
             raise ValueError("an id has 16 bytes")
         parse_envelopes(config["passwords"])
         del config["checksum"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (*UNDECODABLE, KeyError, TypeError, AttributeError) as error:
         raise DamagedObject(path, f"it cannot be read ({error})") from None
     if data != config_bytes(config):
         raise DamagedObject(path, "its fields are invalid")

@@ -13,7 +13,6 @@ verifies every byte.
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -28,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import (
+    UNDECODABLE,
     DamagedObject,
     IntegrityError,
     InvalidArgument,
@@ -124,7 +124,7 @@ class StagedPart(msgspec.Struct, array_like=True, frozen=True):
             raise InvalidArgument(f"This is no staged part, but {type(text).__name__}. Pass what to_text returned.")
         try:
             return msgspec.msgpack.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=cls)
-        except (msgspec.MsgspecError, binascii.Error, ValueError, RecursionError) as error:
+        except UNDECODABLE as error:
             raise InvalidArgument(f"This is no staged part: {error}. Stage it again.") from None
 
 

@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DamagedObject, StorageError
+from ..errors import UNDECODABLE, DamagedObject, StorageError
 from ..messages import logger
 from .location import Buffer, Location
 from .objects import read_each
@@ -384,7 +384,7 @@ class Index:
                 raise DamagedObject(name, "it names packs that it does not list")
             if any(len(pack) != SALT_SIZE for pack in head.packs):
                 raise DamagedObject(name, "it names a pack that is none")
-        except (msgspec.MsgspecError, ValueError, IndexError, RecursionError) as error:
+        except (*UNDECODABLE, IndexError) as error:
             raise DamagedObject(name, f"its records cannot be read ({error})") from None
         return head, records, bases
 

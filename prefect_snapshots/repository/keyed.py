@@ -27,7 +27,7 @@ from itertools import groupby
 
 import msgspec
 
-from ..errors import CommitUnknown, DamagedObject, IntegrityError, InvalidName, ObjectMissing, StorageError
+from ..errors import UNDECODABLE, CommitUnknown, DamagedObject, IntegrityError, InvalidName, ObjectMissing, StorageError
 from ..messages import logger
 from .catalog import Event, Stream
 from .commits import Draft, MakeDraft, commit
@@ -169,7 +169,7 @@ def open_value(sealer: Sealer, path: str, data: Buffer, key: str | None = None) 
     frames = sealer.open(path, data)
     try:
         form, number, own = _decode_head(frames[0])
-    except (ValueError, IndexError, msgspec.MsgspecError) as error:
+    except (*UNDECODABLE, IndexError) as error:
         raise DamagedObject(path, f"it cannot be read as a value ({type(error).__name__})") from None
     if form == DELETED and len(frames) == 1:
         return Value(key or "", DELETED)

@@ -24,7 +24,7 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
-from ..errors import RepositoryError
+from ..errors import UNDECODABLE, RepositoryError
 from ..messages import logger
 from ..redaction import harmless_options, safe_url
 from .location import Location
@@ -118,7 +118,7 @@ def _load(location: Location) -> KnownRepository:
         os.close(descriptor)
     try:
         stored = msgspec.json.decode(data, type=_Stored)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     return KnownRepository(stored.id, stored.encrypted)
 

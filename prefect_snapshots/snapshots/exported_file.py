@@ -6,6 +6,7 @@ import os
 import secrets
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
-from ..errors import DamagedObject, UnsupportedFormat
+from ..errors import DamagedObject, SnapshotsError, UnsupportedFormat
 from ..private_files import create_file
 from ..repository.descriptions import NOTHING, Description
 from ..retention import RetentionPolicy
@@ -111,8 +112,26 @@ def write_file(
         os.close(directory)
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Convert every error that a forged file may cause: its hash only shows damage.
+
+    Raises:
+        DamagedObject: The file is damaged.
+    """
+    try:
+        yield
+    except SnapshotsError:
+        raise
+    except Exception as error:  # the comparison function may run any code
+        raise DamagedObject(str(path), f"it cannot be read ({type(error).__name__}: {error})") from error
+
+
 def read_file(path: Path, allow_pickle: bool) -> tuple[Exported, Iterator[tuple[dict[str, Any], Held]]]:
-    """Verify a file, and return what it says of its manager, and its snapshots (event body and value, in order)."""
+    """Verify a file, and return what it says of its manager, and its snapshots (event body and value, in order).
+
+    Call it within `reading`, and everything that uses what it returns.
+    """
     data = memoryview(path.read_bytes())
     if data[: len(_MAGIC)] != _MAGIC:
         raise UnsupportedFormat(f"{path} is not a snapshot file that this version can read.")
@@ -121,6 +140,9 @@ def read_file(path: Path, allow_pickle: bool) -> tuple[Exported, Iterator[tuple[
     start = len(_MAGIC) + _LENGTH.size
     (length,) = _LENGTH.unpack(data[len(_MAGIC) : start])
     header = msgspec.msgpack.decode(data[start : start + length], type=_Header)
+    sizes = [size for saved in header.snapshots for size in (saved.manifest, saved.size)]
+    if any(size < 0 for size in sizes) or start + length + sum(sizes) + _HASH != len(data):
+        raise DamagedObject(str(path), "the sizes of its snapshots do not add up")
     what = f"The comparison function of {path} was"
     cmp = load(header.cmp, allow_pickle=allow_pickle, what=what, path="cmp") if header.cmp else None
     ranking = Ranking(header.rank_by, header.mode, cmp)  # type: ignore[arg-type]

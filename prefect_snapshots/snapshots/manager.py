@@ -32,7 +32,7 @@ from ..values.diff import LeafDifference, diff_contents, diff_values
 from ..values.proving import prove_readable
 from .backends import KIND, Backend, Durable, Memory, names_with_snapshots
 from .background import BackgroundSaver
-from .exported_file import Exported, read_file, write_file
+from .exported_file import Exported, read_file, reading, write_file
 from .handler import NAME as HANDLER
 from .query import BySearch, Query, Source
 from .records import Compare, Ranking, Record, Snapshot, SnapshotInfo, SnapshotRecords
@@ -752,22 +752,24 @@ class SnapshotManager(Generic[T]):
             IntegrityError: The file is damaged.
             PickleRefused: The file holds a comparison function, and `allow_pickle` is False.
         """
-        exported, saved = read_file(Path(os.path.expanduser(path)), allow_pickle)
-        ranking = exported.ranking
-        manager = cls(
-            name=exported.name,
-            deepcopy_on_save=exported.deepcopy_on_save,
-            deepcopy_on_retrieve=exported.deepcopy_on_retrieve,
-            max_snapshots=exported.max_snapshots,
-            retention=exported.retention,
-            rank_by=ranking.rank_by,
-            mode=ranking.mode,
-            cmp=ranking.cmp,
-        )
-        for body, held in saved:
-            manager._backend.put(lambda body=body: Draft("put", body), held, None)  # type: ignore[misc]
-        if len(manager) and exported.about != NOTHING:
-            manager.describe(description=exported.about.description, add_tags=exported.about.tags)
+        file = Path(os.path.expanduser(path))
+        with reading(file):
+            exported, saved = read_file(file, allow_pickle)
+            ranking = exported.ranking
+            manager = cls(
+                name=exported.name,
+                deepcopy_on_save=exported.deepcopy_on_save,
+                deepcopy_on_retrieve=exported.deepcopy_on_retrieve,
+                max_snapshots=exported.max_snapshots,
+                retention=exported.retention,
+                rank_by=ranking.rank_by,
+                mode=ranking.mode,
+                cmp=ranking.cmp,
+            )
+            for body, held in saved:
+                manager._backend.put(lambda body=body: Draft("put", body), held, None)  # type: ignore[misc]
+            if len(manager) and exported.about != NOTHING:
+                manager.describe(description=exported.about.description, add_tags=exported.about.tags)
         return manager
 
     def persist(self, repository: RepositoryLike, progress: Progress | None = None) -> SnapshotManager[T]:

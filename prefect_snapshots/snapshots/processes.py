@@ -24,7 +24,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from .. import errors
-from ..errors import ProcessFailed, SnapshotsError, UnserialisableLeaf
+from ..errors import UNDECODABLE, ProcessFailed, SnapshotsError, UnserialisableLeaf
 from ..repository.threads import Lock
 from ..values import is_spread, iter_leaves
 
@@ -184,7 +184,7 @@ def _opened(data: bytes, kind: type[T]) -> T:
     try:
         failed, value = msgspec.msgpack.decode(data, type=tuple[bool, msgspec.Raw])
         found: Any = msgspec.msgpack.decode(value, type=ProcessFailure if failed else kind)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise ProcessFailed(
             f"A message of another process of the run is not understood ({error}). {_UNSURE} Use the same version of "
             "prefect-snapshots in all processes."

@@ -28,7 +28,7 @@ from urllib.parse import parse_qsl, quote, unquote
 
 import msgspec
 
-from ...errors import BackupFailed, InvalidArgument, RestoreFailed, ToolMissing
+from ...errors import UNDECODABLE, BackupFailed, InvalidArgument, RestoreFailed, ToolMissing
 from ...messages import last_words, logger
 from ...private_files import create_file
 from ...redaction import is_ambiguous, masking, safe_url
@@ -585,7 +585,7 @@ def read_settings(dump: DumpReader, path: str, kind: type[T]) -> T:
                 raise ValueError("it is too large")
         # If a key has two values, a tool may use another one than the value that was checked.
         return msgspec.convert(json.loads(data, object_pairs_hook=_unique), kind)
-    except (ValueError, RecursionError) as error:  # includes the errors of msgspec
+    except UNDECODABLE as error:
         raise BackupFailed(
             f"The settings of the database in this backup are damaged or forged ({path}). Nothing was changed."
         ) from error

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from ...errors import IntegrityError
+from ...errors import UNDECODABLE, IntegrityError
 from ...trees.entries import check_path
 from ...wal.names_and_headers import parse_lsn
 from ..sources import DumpReader
@@ -70,7 +70,7 @@ def read_facts(dump: DumpReader) -> ClusterFacts:
             raise IntegrityError(f"The base backup is damaged: its {CLUSTER} is too large. Use another backup.")
     try:
         facts = msgspec.json.decode(data, type=ClusterFacts)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise IntegrityError(f"The base backup is damaged: {CLUSTER}: {error}. Use another backup.") from None
     for folder in facts.folders:
         check_path(folder.encode())

@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from ...errors import BackupFailed
+from ...errors import UNDECODABLE, BackupFailed
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpNote, DumpReader, Switch
 from ..working import folder_beside, working_folder
 from .base import Checksums, FileDatabase, check_only, file_pieces, restoring, write
@@ -310,7 +310,7 @@ def _kept(dump: DumpReader) -> _File | None:
         return None
     try:
         return msgspec.json.decode(b"".join(dump.open(_SETTINGS)), type=_File)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # not UTF-8, or nested too deeply
+    except UNDECODABLE as error:
         raise BackupFailed("What the backup says of the file's mode and owner is damaged.") from error
 
 
