@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import joblib
 import ml_dtypes
 import numpy as np
+import onnx
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -517,6 +518,41 @@ class TestSafetensors(HandlerContract):
         ]
 
 
+def onnx_model(*, weight: float = 1.0, place: str = "") -> onnx.ModelProto:
+    """A model that adds a weight, which can be said to be in another file, within a graph of a graph."""
+    made = onnx.helper
+    tensor = onnx.numpy_helper.from_array(np.full(3, weight, np.float32), "weight")
+    if place:
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=place)
+    x, y = (made.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [3]) for name in "xy")
+    inner = made.make_graph([made.make_node("Add", ["x", "weight"], ["y"])], "inner", [], [y], [tensor])
+    node = made.make_node("If", ["yes"], ["y"], then_branch=inner, else_branch=inner)
+    return made.make_model(made.make_graph([node], "outer", [x], [y]))
+
+
+class TestOnnx(HandlerContract):
+    name = "onnx"
+
+    @pytest.fixture
+    def values(self) -> list[Any]:
+        return [onnx_model(), onnx_model(weight=2.0)]
+
+    @pytest.fixture
+    def refused(self) -> list[Any]:
+        return [onnx_model().graph, b"bytes", onnx_model(place="weights.bin")]
+
+
+def test_an_onnx_model_is_a_file_for_others_and_names_none_itself(registry: ArtifactRegistry, tmp_path: Path) -> None:
+    registry.log_artifact("model", onnx_model(), "onnx")
+    folder = registry.download_artifact("model", to=tmp_path / "model").path
+    assert onnx.load(folder / "model.onnx") == onnx_model()
+    forged = onnx_model(place="/etc/passwd").SerializeToString()
+    with pytest.raises(ValueError, match="'weight' is in another file"):
+        find_handler("onnx").load(memoryview(forged), allow_pickle=False)  # type: ignore[attr-defined]
+
+
 def test_safetensors_are_what_the_library_reads_and_writes(registry: ArtifactRegistry, tmp_path: Path) -> None:
     value = {"weight": np.asfortranarray(np.arange(6.0).reshape(2, 3)), "bias": np.ones(2, np.float16)}
     registry.log_artifact("weights", value, "safetensors")
@@ -801,11 +837,11 @@ class TestPytree(HandlerContract):
 def test_importing_artifacts_imports_none_of_what_handlers_need() -> None:
     code = (
         "import prefect_snapshots.artifacts, sys; from prefect_snapshots.artifacts.handlers import find_handler; "
-        "[find_handler(name) for name in ('json', 'pytree', 'joblib', 'parquet', 'arrow', 'safetensors')]; "
+        "[find_handler(name) for name in ('json', 'pytree', 'joblib', 'parquet', 'arrow', 'safetensors', 'onnx')]; "
         "print(*sys.modules)"
     )
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    assert not {"jax", "torch", "joblib", "pyarrow", "pandas", "polars", "prefect"} & set(loaded)
+    assert not {"jax", "torch", "joblib", "onnx", "pyarrow", "pandas", "polars", "prefect"} & set(loaded)
 
 
 def test_damage_of_a_value_is_named(registry: ArtifactRegistry, tmp_path: Path) -> None:
