@@ -58,6 +58,15 @@ def test_the_file_is_torchs_own(logger: ModelLogger, tmp_path: Path) -> None:
     assert state["epoch"] == 7
 
 
+def test_a_scheduler_may_have_the_options_of_lightning(logger: ModelLogger, tmp_path: Path) -> None:
+    model, optimizer = trained()
+    scheduler = {"scheduler": optim.lr_scheduler.StepLR(optimizer, 5), "interval": "epoch"}
+    path = logger.save_state(tmp_path / "new" / "folder", model, optimizer, scheduler)
+    assert torch.load(path, weights_only=True)["schedulers"][0]["step_size"] == 5
+    with pytest.raises(InvalidArgument, match="dict is no optimizer or scheduler"):
+        logger.save_state(tmp_path, model, [optimizer], [{"interval": "epoch"}])
+
+
 def test_versions_of_a_model(logger: ModelLogger) -> None:
     for epoch in range(3):
         logger.log_state_to_artifact("m", trained()[0], collection="team", epoch=epoch)

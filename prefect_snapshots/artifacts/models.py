@@ -60,7 +60,8 @@ class ModelLogger:
             name: The name of the artifact.
             model: A `torch.nn.Module`, or a pytree of arrays, such as Flax parameters, an Equinox module or a
                 dictionary. A model wrapped by `torch.compile` or for distributed training is unwrapped.
-            optimizers, schedulers: For PyTorch, one or a list of them. For a pytree, the pytree of their state.
+            optimizers, schedulers: For PyTorch, one or a list of them. A scheduler may be in a dictionary, as in
+                Lightning: `{"scheduler": scheduler, "interval": "epoch"}`. For a pytree, the pytree of their state.
                 Default: none.
             collection: The collection of the artifact. Default: the active one.
             extra: Other values to store, by name, such as `epoch=3`.
@@ -89,7 +90,7 @@ class ModelLogger:
         """Write the state of a PyTorch model to the file `state.pt` in a directory.
 
         Args:
-            directory: An existing directory.
+            directory: A directory. It is created if it does not exist.
             model, optimizers, schedulers, extra: As for `log_state_to_artifact`.
 
         Returns:
@@ -97,7 +98,7 @@ class ModelLogger:
             and `schedulers`, and with the keys of `extra`.
 
         Raises:
-            InvalidArgument: The model is not a `torch.nn.Module`.
+            InvalidArgument: The model is not a `torch.nn.Module`, or an optimizer or scheduler is none of PyTorch.
         """
         if not _is_torch(model):
             raise InvalidArgument(
@@ -108,11 +109,12 @@ class ModelLogger:
 
         state = {
             "model": _unwrapped(model).state_dict(),
-            "optimizers": [one.state_dict() for one in _several(optimizers)],
-            "schedulers": [one.state_dict() for one in _several(schedulers)],
+            "optimizers": [_state_of(one) for one in _several(optimizers)],
+            "schedulers": [_state_of(one["scheduler"] if _has_options(one) else one) for one in _several(schedulers)],
             **extra,
         }
         path = Path(directory) / STATE_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(state, path)
         return path
 
@@ -180,6 +182,21 @@ def _several(given: Any) -> Iterable[Any]:
     if given is None:
         return ()
     return given if isinstance(given, list | tuple) else (given,)
+
+
+def _has_options(scheduler: Any) -> bool:
+    """Return whether a scheduler is in a dictionary of Lightning, with options such as how often it steps."""
+    return isinstance(scheduler, dict) and "scheduler" in scheduler
+
+
+def _state_of(one: Any) -> Any:
+    try:
+        read = one.state_dict
+    except AttributeError:
+        raise InvalidArgument(
+            f"{type(one).__name__} is no optimizer or scheduler of PyTorch: it has no state_dict(). Nothing was saved."
+        ) from None
+    return read()
 
 
 def _put(state: dict[str, Any], device: Any) -> dict[str, Any]:
