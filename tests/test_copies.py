@@ -617,3 +617,15 @@ def test_a_copy_without_encryption_repairs_nothing_encrypted_unless_it_is_truste
     assert not (slots / "000000000001").exists()
     assert source.repair(copy=target, unencrypted=True).lost == []
     assert SnapshotManager(Repository(tmp_path / "source", password="one"), name="run").load_snapshot("small") == "evil"
+
+
+def test_the_other_repository_may_be_a_path(tmp_path: Path) -> None:
+    first = Repository(tmp_path / "first")
+    SnapshotManager(first).save_snapshot({"a": 1}, "one")
+    assert first.copy_to(tmp_path / "second").versions == 1
+    assert first.check(against=str(tmp_path / "second")).ok
+    assert not first.repair(copy=tmp_path / "second").lost
+    wrong: Any = 5
+    for call in (first.copy_to, lambda other: first.check(against=other), lambda other: first.repair(copy=other)):
+        with pytest.raises(InvalidArgument, match="a Repository, a URL or a path, not int"):
+            call(wrong)

@@ -278,7 +278,11 @@ class Repository:
     # --- maintenance -----------------------------------------------------------------------------------
 
     def check(
-        self, read_data: bool = False, *, against: Repository | None = None, progress: Progress | None = None
+        self,
+        read_data: bool = False,
+        *,
+        against: Repository | str | os.PathLike[str] | None = None,
+        progress: Progress | None = None,
     ) -> CheckReport:
         """Verify that all committed data exists.
 
@@ -294,7 +298,7 @@ class Repository:
         """
         report = maintenance.check(self._reading(), read_data, progress)
         if against is not None:
-            copies.compare(self._reading(), against.parts(), read_data, report, progress)
+            copies.compare(self._reading(), _given(against).parts(), read_data, report, progress)
         return report
 
     def prune(
@@ -344,7 +348,7 @@ class Repository:
         self,
         dry_run: bool = False,
         *,
-        copy: Repository | None = None,
+        copy: Repository | str | os.PathLike[str] | None = None,
         unencrypted: bool = False,
         progress: Progress | None = None,
     ) -> RepairReport:
@@ -364,18 +368,19 @@ class Repository:
         Raises:
             InvalidArgument: The other repository is not encrypted, and this one is.
         """
-        if copy is not None and self.encrypted and not copy.encrypted and not unencrypted:
+        other = None if copy is None else _given(copy)
+        if other is not None and self.encrypted and not other.encrypted and not unencrypted:
             raise InvalidArgument(
-                f"{self.url} is encrypted, and {copy.url} is not. Nothing was repaired. Whoever can write to the "
+                f"{self.url} is encrypted, and {other.url} is not. Nothing was repaired. Whoever can write to the "
                 "storage of the other one could choose what is restored here. Repair without it, or pass "
                 "unencrypted=True (--unencrypted) if you trust everybody who can write there."
             )
-        elsewhere = None if copy is None else copies.SecondPlace(copy.parts())
+        elsewhere = None if other is None else copies.SecondPlace(other.parts())
         return maintenance.repair(self.parts(writing=not dry_run), dry_run, progress, elsewhere)
 
     def copy_to(
         self,
-        target: Repository,
+        target: Repository | str | os.PathLike[str],
         *,
         kinds: Collection[str] = (),
         names: Collection[str] = (),
@@ -393,7 +398,7 @@ class Repository:
         Do not write to the names of the copy. If you did, they are reported, and only the others are copied.
 
         Args:
-            target: The other repository. It is created if it does not exist.
+            target: The other repository, or its URL or path. It is created if it does not exist.
             kinds: Copy only these kinds: "snapshots", "checkpoints", "artifacts" (with releases), "backups" or
                 "results". Default: all.
             names: Copy only names that are equal to one of these, or match it as a pattern such as `"train-*"`.
@@ -420,7 +425,7 @@ class Repository:
             >>> SnapshotManager(second).load_snapshot("first")
             {'a': 1}
         """
-        source = self._reading()
+        source, target = self._reading(), _given(target)
         exists = target.exists()
         if exists and target.id == source.id:
             raise InvalidArgument(f"{self.url} and {target.url} are the same repository. Nothing was copied.")
@@ -550,6 +555,17 @@ class Repository:
             **({"password": False} if self._password.is_refused else {}),
         }
         return _restore, (self._token, self.location.url, harmless_options(self.location.storage_options), options)
+
+
+def _given(other: Repository | str | os.PathLike[str]) -> Repository:
+    """Return another repository that was passed as an object, a URL or a path."""
+    if isinstance(other, str | os.PathLike):
+        return Repository(other)
+    if not isinstance(other, Repository):
+        raise InvalidArgument(
+            f"The other repository must be a Repository, a URL or a path, not {type(other).__name__}."
+        )
+    return other
 
 
 def opened_here(token: str) -> Repository | None:
