@@ -16,7 +16,7 @@ import stat
 import subprocess
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from prefect_snapshots.errors import InvalidArgument, InvalidName, PermissionDen
 from prefect_snapshots.trees.entries import Entry, check_entries
 from prefect_snapshots.trees.restoring import restore_directory, stage_directory
 from prefect_snapshots.trees.scanning import RESTORING
+from prefect_snapshots.trees.stored import StoredTree
+from prefect_snapshots.trees.writing import write_entries
 
 NOBODY = 65534
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")
@@ -763,3 +765,52 @@ def test_a_directory_in_a_place_that_cannot_be_written_is_said(tmp_path: Path, v
     part = vault.backup(Directory(source)).part("source")
     with pytest.raises((PermissionDenied, InvalidArgument, OSError)):
         restore_directory(part, Path("/proc/self/target"))
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+class Watched:
+    """Bytes of a tree. While they are read, it notes who may read the files and directories that are being written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.modes: set[int] = set()
+
+    def read(self, offset: int, length: int) -> bytes:
+        return bytes(length)
+
+    def read_into(self, targets: Sequence[tuple[int, memoryview]]) -> None:
+        self.modes |= {stat.S_IMODE(path.stat().st_mode) for path in self.folder.rglob("*")}
+
+
+def written(folder: Path, entries: list[Entry], places: list[bytes]) -> Watched:
+    content = Watched(folder)
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    before = os.umask(0)
+    try:
+        write_entries(StoredTree(content, entries), file, list(zip(entries, places, strict=True)))
+    finally:
+        os.umask(before)
+        os.close(file)
+    return content
+
+
+def test_what_is_being_written_is_private_until_it_is_complete(tmp_path: Path) -> None:
+    large = Entry(b"d/large", 0o100644, 9 << 20)
+    content = written(tmp_path, [Entry(b"d", 0o040755), large], [b"d", b"d/large"])
+    assert content.modes == {0o700, 0o600}
+    assert stat.S_IMODE((tmp_path / "d/large").stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_no_file_is_written_through_what_is_in_its_place(tmp_path: Path, link: bool) -> None:
+    """A file system that ignores case takes two names for one, and a link could lead anywhere."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "elsewhere").write_text("mine")
+    if link:
+        (tmp_path / "folder/a").symlink_to("../elsewhere")
+    entries = [Entry(b"a", 0o100644, 1), Entry(b"A", 0o100644, 1)]
+    with pytest.raises(InvalidName, match="as the same name"):
+        written(tmp_path / "folder", entries, [b"a", b"a"])
+    assert (tmp_path / "elsewhere").read_text() == "mine"

@@ -23,7 +23,8 @@ _FILES = 512
 """Files in a batch of a thread: a limit, so that many empty files keep several threads busy."""
 _WORKERS = min(8, max(2, os.cpu_count() or 2))
 """Threads that write files. More threads would only wait for the same disk."""
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+"""No link is followed: where one is in the place of a new file, O_EXCL fails."""
 _thread = threading.local()
 
 _File = tuple[Entry, bytes, int]
