@@ -31,7 +31,7 @@ QUOTED = quote(PASSWORD, safe="")
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with database_servers.postgresql() as server:
+    with database_servers.postgresql("max_prepared_transactions=2") as server:
         yield server
 
 
@@ -345,6 +345,142 @@ def test_rows_that_break_a_constraint_come_back(server: Server, admin: Client, s
     ]
     assert sorted(shop(found)) == ["f '\\! x|f", "k|f", "k|f", "sound_i_j_fkey|t"]
     assert shop("SELECT obj_description(oid) FROM pg_constraint WHERE conname LIKE 'f%' AND contype = 'f';") == ["hey"]
+
+
+def test_what_is_computed_while_rows_are_loaded_finds_what_it_reads(
+    server: Server, admin: Client, shop: Client
+) -> None:
+    # Functions in SQL that the server writes into the definition of a table; columns, checks and operators that read
+    # tables with later names; a domain within an array; rows that name an index, in a table of two lines.
+    shop(
+        "CREATE TABLE zz (i int, t text); INSERT INTO zz VALUES (1, 'one'); "
+        "CREATE FUNCTION named(a int) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT t FROM zz WHERE i = a'; "
+        "CREATE TABLE a (i int, t text GENERATED ALWAYS AS (named(i)) STORED); INSERT INTO a VALUES (1); "
+        "CREATE FUNCTION known(a int, b int) RETURNS boolean LANGUAGE plpgsql AS "
+        "'BEGIN RETURN EXISTS (SELECT FROM zz WHERE i = a); END'; "
+        "CREATE OPERATOR ~~~ (FUNCTION = known, LEFTARG = int, RIGHTARG = int); "
+        "CREATE TABLE b (i int CHECK (i ~~~ 1)); INSERT INTO b VALUES (1); "
+        "CREATE DOMAIN d AS int CONSTRAINT k CHECK (VALUE ~~~ 1); CREATE TYPE pair AS (x d); "
+        "CREATE TABLE c (i d[], p pair); INSERT INTO c VALUES ('{1}', ROW(1)); "
+        'CREATE TABLE "two\nlines" (i int CONSTRAINT two_key PRIMARY KEY, w regclass); '
+        "INSERT INTO \"two\nlines\" VALUES (1, 'two_key')"
+    )
+    whole_round(server, admin)
+    assert shop("SELECT t FROM a;") == ["one"]
+    # Now rows violate the check of the domain.
+    shop("UPDATE zz SET i = 2; ALTER TABLE b DROP CONSTRAINT b_i_check")
+    kept = StoredDump.of(of(server))
+    with of(server).stage(kept) as switch:
+        assert [warning.partition(" values")[0] for warning in switch()] == ["The server cannot look for"]
+    assert of(server).counts() == kept.counts
+
+
+def test_partitions_by_other_hashes_that_differ_come_back(server: Server, admin: Client, shop: Client) -> None:
+    shop(
+        "CREATE TYPE e AS ENUM ('a', 'b', 'c', 'd'); CREATE TABLE h (e e[], r regclass) PARTITION BY HASH (e, r); "
+        "CREATE TABLE h0 PARTITION OF h FOR VALUES WITH (MODULUS 2, REMAINDER 0); "
+        "CREATE TABLE h1 PARTITION OF h FOR VALUES WITH (MODULUS 2, REMAINDER 1); "
+        "INSERT INTO h SELECT ARRAY[x, y], 'h' FROM unnest(enum_range(NULL::e)) x, unnest(enum_range(NULL::e)) y"
+    )
+    kept, rows = StoredDump.of(of(server)), "SELECT * FROM h ORDER BY 1, 2;"
+    before = shop(rows)
+    assert kept.counts == {"public.h": 16}
+    shop("DELETE FROM h")
+    of(server).restore(kept, only=["public.h"])
+    assert shop(rows) == before
+    of(server).restore(kept)
+    assert shop(rows) == before
+
+
+def test_what_is_set_aside_for_tables_alone_comes_back(server: Server, admin: Client, shop: Client) -> None:
+    shop(
+        "CREATE TABLE a (i int PRIMARY KEY); CREATE TABLE b (i int CONSTRAINT f REFERENCES a); "
+        "COMMENT ON CONSTRAINT f ON b IS E'it''s\\n\\\\'; CREATE TABLE log (i int); "
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN INSERT INTO public.log VALUES (1); RETURN NEW; END'; "
+        "CREATE TRIGGER r BEFORE INSERT ON a FOR EACH ROW EXECUTE FUNCTION note(); "
+        "ALTER TABLE a ENABLE REPLICA TRIGGER r; "
+        "CREATE FUNCTION known(x int) RETURNS boolean LANGUAGE plpgsql AS "
+        "'BEGIN RETURN EXISTS (SELECT FROM z WHERE i = x); END'; CREATE TABLE z (i int); "
+        "CREATE TABLE p (i int CONSTRAINT k CHECK (known(i))); CREATE TABLE c () INHERITS (p); "
+        "INSERT INTO z VALUES (1); INSERT INTO c VALUES (1); INSERT INTO a VALUES (1); INSERT INTO b VALUES (1); "
+        "ALTER TABLE a ENABLE ROW LEVEL SECURITY; ALTER TABLE a FORCE ROW LEVEL SECURITY; "
+        "ALTER DATABASE shop SET session_replication_role = replica;" + FORBIDS
+    )
+    before, kept = state(server), StoredDump.of(of(server))
+    shop("UPDATE c SET i = 1; DELETE FROM z; DELETE FROM c")
+    of(server).restore(kept, only=["public.c", "public.z"])
+    for table in ("a", "b"):
+        of(server).restore(kept, only=[f"public.{table}"])
+        assert state(server) == before, table
+
+
+def test_rows_that_referred_to_nothing_before_stop_no_restore_of_tables(
+    server: Server, admin: Client, shop: Client
+) -> None:
+    shop(
+        "CREATE TABLE a (i int PRIMARY KEY); CREATE TABLE b (i int CONSTRAINT f REFERENCES a); "
+        "INSERT INTO a VALUES (1); SET session_replication_role = replica; INSERT INTO b VALUES (7)"
+    )
+    kept = StoredDump.of(of(server))
+    shop("INSERT INTO a VALUES (2)")
+    with of(server).stage(kept, ["public.a"]) as switch:
+        (said,) = switch()
+    assert "rows of public.b referred to rows that do not exist" in said
+    assert shop("SELECT i FROM a; SELECT convalidated FROM pg_constraint WHERE conname = 'f';") == ["1", "f"]
+    shop("DELETE FROM b; ALTER TABLE b VALIDATE CONSTRAINT f; INSERT INTO a VALUES (2); INSERT INTO b VALUES (2)")
+    with pytest.raises(RestoreFailed, match="violates foreign key"):
+        of(server).restore(kept, only=["public.a"])
+    assert shop("SELECT i FROM a") == ["1", "2"]
+
+
+def test_an_owner_restores_tables_whose_rows_are_hidden_from_it(server: Server, admin: Client, shop: Client) -> None:
+    admin(f"CREATE ROLE writer LOGIN CREATEDB PASSWORD '{PASSWORD.replace(chr(39), chr(39) * 2)}'")
+    admin("ALTER DATABASE shop OWNER TO writer")
+    shop(
+        "ALTER SCHEMA public OWNER TO writer; SET ROLE writer; CREATE TABLE t AS SELECT generate_series(1, 3) AS i; "
+        "ALTER TABLE t ENABLE ROW LEVEL SECURITY; ALTER TABLE t FORCE ROW LEVEL SECURITY; "
+        "CREATE POLICY p ON t USING (i = 1)"
+    )
+    before, kept = state(server), StoredDump.of(of(server))
+    for only in (["public.t"], []):
+        shop("TRUNCATE t")
+        of(server, user="writer").restore(kept, only=only)
+        assert state(server) == before
+
+
+def test_prepared_transactions_are_named_at_once(
+    server: Server, admin: Client, shop: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop("CREATE TABLE t AS SELECT 1 AS i")
+    kept = StoredDump.of(of(server))
+    shop("BEGIN; DELETE FROM t; PREPARE TRANSACTION 'left open'")
+    monkeypatch.setattr(postgresql, "_ENDING", 0.1)
+    try:
+        for only in ([], ["public.t"]):
+            with pytest.raises(RestoreFailed, match=r"'left open' .*ROLLBACK PREPARED"):
+                of(server).restore(kept, only=only)
+    finally:
+        shop("ROLLBACK PREPARED 'left open'")
+    assert leftovers(admin) == []
+
+
+def test_what_no_dump_contains_is_named(server: Server, admin: Client, shop: Client) -> None:
+    shop(
+        "CREATE FUNCTION pg_catalog.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE TABLE a (i int PRIMARY KEY); "
+        "CREATE INDEX broken ON a (i); UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'broken'::regclass; "
+        "CREATE TABLE b (i int CONSTRAINT f REFERENCES a); ALTER TABLE b DISABLE TRIGGER ALL"
+    )
+    with of(server).dump() as dump:
+        assert sorted((note.text.partition(" is ")[0].partition(":")[0], note.left_out) for note in dump.notes) == [
+            ("Foreign key 'f' of public.b", False),
+            ("Function pg_catalog.mine()", True),
+            ("Index public.broken", False),
+        ]
+    assert of(server).check_restorable() == []
+    shop("ALTER TABLE b ALTER i SET DEFAULT pg_catalog.mine()")
+    (said,) = of(server).check_restorable()
+    assert said.endswith("and other objects use it. Move it: ALTER FUNCTION ... SET SCHEMA.")
 
 
 def test_an_extension_that_no_server_could_load_again_is_named(server: Server, admin: Client, shop: Client) -> None:
@@ -811,6 +947,8 @@ def test_a_drill_leaves_out_what_needs_foreign_tables(server: Server, admin: Cli
     shop("CREATE TABLE p (a text) PARTITION BY LIST (a); CREATE TABLE p2 PARTITION OF p DEFAULT;")
     shop("CREATE FOREIGN TABLE p1 PARTITION OF p FOR VALUES IN ('x') SERVER files OPTIONS (filename '/nowhere');")
     shop("INSERT INTO p2 VALUES ('y'); CREATE VIEW v AS SELECT * FROM p1; CREATE VIEW above AS SELECT * FROM v;")
+    shop("CREATE FOREIGN TABLE \"far away\" (a text) SERVER files OPTIONS (filename '/nowhere');")
+    shop('CREATE VIEW "it""s .x" AS SELECT * FROM "far away"; CREATE VIEW w AS SELECT * FROM "it""s .x";')
     kept = StoredDump.of(of(server))
     with of(server).scratch() as scratch:
         scratch.restore(kept)

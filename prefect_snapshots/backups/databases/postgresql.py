@@ -108,6 +108,10 @@ _REACHING = re.compile(_ENTRY + r"(?:EVENT TRIGGER|FOREIGN |SERVER|USER MAPPING|
 """What a drill leaves out: it would run by itself, or reach others."""
 _WATCHING = re.compile(_ENTRY + r"(?:(?:COMMENT|SECURITY LABEL) - )?EVENT TRIGGER ")
 _INDEX = re.compile(_ENTRY + r"(?:CONSTRAINT|INDEX|INDEX ATTACH) ")
+_FUNCTION = re.compile(_ENTRY + "(?:FUNCTION|PROCEDURE) ")
+_TABLE = re.compile(_ENTRY + "TABLE (?!DATA )")
+_CUTS = 20
+"""Programs that are started at most to create tables after the functions that they call. Two are usual."""
 _CONFINED = (*("--no-comments", "--no-security-labels", "--no-publications", "--no-subscriptions", "--no-tablespaces"),)
 _FAILED = re.compile(
     r"(?:^pg_restore: from TOC entry \d+; \d+ \d+ (.*)\n)?"
@@ -119,8 +123,9 @@ _FAILED = re.compile(
 _NOT_SUPPORTED = "0A000"
 """The SQLSTATE of what a server cannot do."""
 
-_CREATED = re.compile(r'(?:CREATE|ALTER) [A-Z ]+ (?:(?:"[^"]*"|[^\s".]+)\.)?"?([^\s"(.]+)"?')
-"""What a statement makes or changes, and its name without its schema."""
+_CREATED = re.compile(r'(?:CREATE|ALTER) [A-Z ]+ ((?:"(?:[^"]|"")*"|[^\s".(]+)(?:\.(?:"(?:[^"]|"")*"|[^\s".(]+))?)')
+"""What a statement makes or changes, and its name."""
+_ABSENT = re.compile(r'(?:relation|type|function) "?(.+?)"?(?:\(.*\))? does not exist')
 _KEYS_IN = "--section=post-data"
 """The part of a dump that has its foreign keys."""
 _COMMENT = "COMMENT ON CONSTRAINT "
@@ -183,13 +188,22 @@ _DATA = re.compile(
 """What clients repeat of rows and statements."""
 
 # The hash of an enum is another one in each database. So `pg_dump` writes the rows of partitions by it as rows of the
-# whole table, which is one table here.
-_TABLES = """
+# whole table, which is one table here. It does not look into arrays, records and ranges, nor at names of objects, so
+# for these it is told to do that, which it then does for all tables.
+_HASHED = """
+SELECT pg_partition_root(partrelid)::oid AS root, opcname FROM pg_partitioned_table, unnest(partclass) u
+JOIN pg_opclass o ON o.oid = u JOIN pg_am a ON a.oid = opcmethod
+WHERE amname = 'hash' AND opcnamespace = 'pg_catalog'::regnamespace
+"""
+_BY_ROOT = f"""
+EXISTS (SELECT FROM ({_HASHED}) hashed
+  WHERE opcname IN ('array_ops', 'record_ops', 'range_ops', 'multirange_ops', 'oid_ops'))
+"""
+_TABLES = f"""
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN (
-  SELECT DISTINCT pg_partition_root(partrelid)::oid AS root FROM pg_partitioned_table WHERE (
-    SELECT o.oid FROM pg_opclass o JOIN pg_am a ON a.oid = opcmethod
-    WHERE opcname = 'enum_ops' AND opcnamespace = 'pg_catalog'::regnamespace AND amname = 'hash') = ANY(partclass)
+  SELECT root FROM ({_HASHED}) hashed WHERE opcname = 'enum_ops'
+  UNION SELECT pg_partition_root(partrelid) FROM pg_partitioned_table WHERE {_BY_ROOT}
 ) h ON h.root = CASE WHEN c.relispartition OR c.relkind = 'p' THEN pg_partition_root(c.oid) END
 WHERE (c.relkind = 'r' AND h.root IS NULL OR c.oid = h.root)
   AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
@@ -244,19 +258,83 @@ WHERE 'regclass'::regtype IN (t.oid, typelem, typbasetype) AND attnum > 0 AND NO
   AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
 """
 
+# Whether something calls a function of the database, by its name or as an operator. What is written in C reads no
+# table.
+_CALLS = """EXISTS (
+  SELECT FROM pg_depend d LEFT JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
+  JOIN pg_proc p ON p.oid = CASE d.refclassid WHEN 'pg_proc'::regclass THEN d.refobjid ELSE o.oprcode END
+  JOIN pg_language l ON l.oid = p.prolang JOIN pg_namespace n ON n.oid = p.pronamespace
+  WHERE d.classid = '{0}'::regclass AND d.objid = {1}.oid
+    AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass)
+    AND n.nspname <> 'pg_catalog' AND lanname NOT IN ('c', 'internal'))"""
+
 # CHECKs that call a function of the database: those of tables and domains, parents before those that inherit. The
 # function may read a table whose rows come later, or may have changed since the rows were written.
-_CALLING = """
+_CALLING = f"""
 SELECT coalesce(jsonb_agg(jsonb_build_array(
   CASE WHEN conrelid = 0 THEN 'DOMAIN ' || contypid::regtype ELSE 'TABLE ' || conrelid::regclass END,
-  quote_ident(conname), pg_get_constraintdef(c.oid), obj_description(c.oid, 'pg_constraint')) ORDER BY c.oid), '[]')
+  quote_ident(conname), pg_get_constraintdef(c.oid), obj_description(c.oid, 'pg_constraint'), contypid::bigint)
+  ORDER BY c.oid), '[]')
 FROM pg_constraint c
-WHERE contype = 'c' AND convalidated AND (conislocal OR conrelid = 0) AND EXISTS (
-  SELECT FROM pg_depend d JOIN pg_proc p ON p.oid = d.refobjid JOIN pg_namespace n ON n.oid = p.pronamespace
-  WHERE d.classid = 'pg_constraint'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_proc'::regclass
-    AND n.nspname <> 'pg_catalog')
+WHERE contype = 'c' AND convalidated AND (conislocal OR conrelid = 0) AND {_CALLS.format("pg_constraint", "c")}
   AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.deptype = 'e' AND (e.classid, e.objid) IN
     (('pg_class'::regclass, conrelid), ('pg_type'::regclass, contypid)))
+"""
+
+# Domains that tables hold within arrays, ranges or composite types, and all tables that hold each of these. The server
+# can add no CHECK to such a domain.
+_WITHIN = """
+WITH RECURSIVE edges (inner_type, outer_type, within) AS MATERIALIZED (
+  SELECT typbasetype, oid, false FROM pg_type WHERE typtype = 'd'
+  UNION ALL SELECT typelem, oid, true FROM pg_type WHERE typelem <> 0
+  UNION ALL SELECT rngsubtype, unnest(ARRAY[rngtypid, (to_jsonb(r) ->> 'rngmultitypid')::oid]), true FROM pg_range r
+  UNION ALL SELECT atttypid, reltype, true FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+    WHERE reltype <> 0 AND attnum > 0 AND NOT attisdropped),
+holding (domain, type, within) AS (
+  SELECT d::oid, d::oid, false FROM jsonb_array_elements_text('{domains}') d
+  UNION SELECT domain, outer_type, h.within OR e.within FROM holding h JOIN edges e ON inner_type = type)
+SELECT coalesce(jsonb_object_agg(domain, names), '{{}}') FROM (
+  SELECT domain, jsonb_agg(DISTINCT jsonb_build_array(n.nspname, relname)) AS names
+  FROM holding JOIN pg_attribute ON atttypid = type AND attnum > 0 AND NOT attisdropped
+  JOIN pg_class c ON c.oid = attrelid AND relkind = 'r' JOIN pg_namespace n ON n.oid = relnamespace
+  GROUP BY domain HAVING bool_or(within)) found
+"""
+
+# Tables with generated columns that call a function of the database, which may read other tables.
+_COMPUTED = f"""
+SELECT coalesce(jsonb_agg(DISTINCT jsonb_build_array(s.nspname, relname)), '[]')
+FROM pg_attrdef a JOIN pg_attribute t ON t.attrelid = adrelid AND attnum = adnum AND attgenerated = 's'
+JOIN pg_class c ON c.oid = adrelid AND relkind = 'r' JOIN pg_namespace s ON s.oid = relnamespace
+WHERE {_CALLS.format("pg_attrdef", "a")}
+"""
+
+# What no dump of PostgreSQL contains: of each what to tell, whether it is left out, and whether a restore needs it.
+_UNDUMPED = """
+WITH own AS (
+  SELECT i.identity, i.type, EXISTS (
+    SELECT FROM pg_depend d WHERE (d.refclassid, d.refobjid) = (class, x.oid) AND d.deptype = 'n') AS used
+  FROM (
+    SELECT 'pg_proc'::regclass::oid AS class, oid, pronamespace AS place FROM pg_proc
+    UNION ALL SELECT 'pg_operator'::regclass, oid, oprnamespace FROM pg_operator
+    UNION ALL SELECT 'pg_class'::regclass, oid, relnamespace FROM pg_class WHERE relkind IN ('r', 'v', 'm', 'S', 'p')
+    UNION ALL SELECT 'pg_type'::regclass, oid, typnamespace FROM pg_type
+      WHERE typelem = 0 AND typtype IN ('b', 'd', 'e')
+  ) x, pg_identify_object(class, x.oid, 0) i
+  WHERE x.oid >= 16384 AND place IN (SELECT oid FROM pg_namespace WHERE nspname IN ('pg_catalog', 'information_schema'))
+    AND NOT EXISTS (
+      SELECT FROM pg_depend d WHERE (d.classid, d.objid) = (class, x.oid) AND d.deptype = 'e'))
+SELECT coalesce(jsonb_agg(told), '[]') FROM (
+  SELECT jsonb_build_array(format('%s %s is in a schema of the server, which no dump contains%s. '
+    'Move it: ALTER %s ... SET SCHEMA.', initcap(type), identity,
+    CASE WHEN used THEN ', and other objects use it' ELSE '' END, upper(type)), true, used) AS told FROM own
+  UNION ALL SELECT jsonb_build_array(format('Index %s is invalid, and no restore brings it back. Run REINDEX INDEX, or '
+    'drop it.', indexrelid::regclass), false, false) FROM pg_index JOIN pg_class c ON c.oid = indexrelid
+    WHERE NOT indisvalid AND relkind = 'i' AND relpersistence <> 't'
+  UNION ALL SELECT jsonb_build_array(format('Foreign key %L of %s: its own triggers are disabled, so it is not '
+    'checked. A restore enables them.', conname, conrelid::regclass), false, false) FROM pg_constraint k
+    WHERE contype = 'f' AND EXISTS (
+      SELECT FROM pg_trigger WHERE tgconstraint = k.oid AND tgisinternal AND tgenabled = 'D')
+) found
 """
 
 # Foreign keys with rows that refer to nothing: triggers were off once. Each look is rolled back, which gives back its
@@ -280,6 +358,7 @@ BEGIN
       JOIN pg_attribute b ON b.attrelid = confrelid AND b.attnum = theirs
       JOIN pg_operator o ON o.oid = op JOIN pg_namespace n ON n.oid = o.oprnamespace) pairs
     WHERE contype = 'f' AND conparentid = 0 AND convalidated AND known
+      AND coalesce(to_jsonb(k) ->> 'conperiod', 'false') = 'false' {which}
     ORDER BY f.relpages
   LOOP
     BEGIN
@@ -299,31 +378,50 @@ END $do$
 """
 
 # What stands in the way of replacing the rows of a table, and comes back afterwards: keys, which are then checked
-# against all rows again, and triggers, each with its own way of being enabled. The tables are a JSON array of
-# [schema, table]. Keys of a partition are those of the table that it is a part of.
+# against all rows again, triggers, each with its own way of being enabled, and row security that holds for owners too.
+# The tables are a JSON array of [schema, table]. Keys of a partition are those of the table that it is a part of.
 _OBSTACLES = """
-WITH named AS (SELECT c.oid FROM jsonb_array_elements({tables}) e JOIN pg_class c ON c.relname = e ->> 1
-               JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = e ->> 0),
-  t AS (SELECT oid FROM named UNION SELECT p.relid FROM named, pg_partition_tree(oid) p
-        UNION SELECT a.relid FROM named, pg_partition_ancestors(oid) a)
+WITH RECURSIVE named AS (
+  SELECT c.oid FROM jsonb_array_elements({tables}) e JOIN pg_class c ON c.relname = e ->> 1
+  JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = e ->> 0),
+t AS (
+  SELECT oid FROM named UNION SELECT p.relid FROM named, pg_partition_tree(oid) p
+  UNION SELECT a.relid FROM named, pg_partition_ancestors(oid) a),
+above AS (SELECT oid FROM t UNION SELECT inhparent FROM above JOIN pg_inherits ON inhrelid = oid),
+keys AS (
+  SELECT *, conrelid::regclass AS place FROM pg_constraint WHERE contype = 'f' AND conparentid = 0
+    AND (conrelid IN (SELECT oid FROM t) OR confrelid IN (SELECT oid FROM t))),
+triggers AS (SELECT *, tgrelid::regclass AS place FROM pg_trigger
+  WHERE NOT tgisinternal AND tgenabled <> 'D' AND tgrelid IN (SELECT oid FROM t)),
+forced AS (SELECT oid::regclass AS place FROM pg_class WHERE relforcerowsecurity AND oid IN (SELECT oid FROM t))
 SELECT jsonb_build_object(
-  'before', (SELECT coalesce(jsonb_agg(format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname)), '[]')
-      FROM pg_constraint WHERE contype = 'f' AND conparentid = 0
-        AND (conrelid IN (SELECT oid FROM t) OR confrelid IN (SELECT oid FROM t)))
-    || (SELECT coalesce(jsonb_agg(format('ALTER TABLE ONLY %s DISABLE TRIGGER %I', tgrelid::regclass, tgname)), '[]')
-      FROM pg_trigger WHERE NOT tgisinternal AND tgenabled IN ('O', 'A') AND tgrelid IN (SELECT oid FROM t)),
-  'after', (SELECT coalesce(jsonb_agg(format('ALTER TABLE ONLY %s ENABLE %s TRIGGER %I', tgrelid::regclass,
-        CASE tgenabled WHEN 'A' THEN 'ALWAYS' ELSE '' END, tgname)), '[]')
-      FROM pg_trigger WHERE NOT tgisinternal AND tgenabled IN ('O', 'A') AND tgrelid IN (SELECT oid FROM t))
-    || (SELECT coalesce(jsonb_agg(format('ALTER TABLE %s ADD CONSTRAINT %I %s', conrelid::regclass, conname,
-        pg_get_constraintdef(oid)) ORDER BY conname), '[]')
-      FROM pg_constraint WHERE contype = 'f' AND conparentid = 0
-        AND (conrelid IN (SELECT oid FROM t) OR confrelid IN (SELECT oid FROM t))),
+  'before', (SELECT coalesce(jsonb_agg(format('ALTER TABLE %s DROP CONSTRAINT %I', place, conname)), '[]') FROM keys)
+    || (SELECT coalesce(jsonb_agg(format('ALTER TABLE ONLY %s DISABLE TRIGGER %I', place, tgname)), '[]') FROM triggers)
+    || (SELECT coalesce(jsonb_agg(format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY', place)), '[]') FROM forced),
+  'keys', (SELECT coalesce(jsonb_agg(jsonb_build_array(place, conname, format('ALTER TABLE %s ADD CONSTRAINT %I %s',
+        place, conname, pg_get_constraintdef(oid)),
+        format('COMMENT ON CONSTRAINT %I ON %s IS %L', conname, place, obj_description(oid, 'pg_constraint')))
+      ORDER BY conname), '[]') FROM keys),
+  'after', (SELECT coalesce(jsonb_agg(format('ALTER TABLE ONLY %s ENABLE %s TRIGGER %I', place,
+        CASE tgenabled WHEN 'A' THEN 'ALWAYS' WHEN 'R' THEN 'REPLICA' ELSE '' END, tgname)), '[]') FROM triggers)
+    || (SELECT coalesce(jsonb_agg(format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', place)), '[]') FROM forced),
+  'above', (SELECT jsonb_agg(format('TABLE %s', oid::regclass)) FROM above),
   'sequences', (SELECT coalesce(jsonb_agg(jsonb_build_array(n.nspname, s.relname)), '[]')
       FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
       JOIN pg_namespace n ON n.oid = s.relnamespace
       WHERE d.classid = 'pg_class'::regclass AND d.refobjid IN (SELECT oid FROM named)
         AND d.deptype IN ('a', 'i')))
+"""
+
+# Event triggers may refuse what a restore of tables does. Whoever may change this setting may switch them off as well.
+_UNWATCHED = """
+SELECT set_config('session_replication_role', 'replica', true) FROM pg_roles WHERE rolname = current_user AND rolsuper
+"""
+
+# Transactions that wait for a COMMIT PREPARED: they keep a database from being renamed, and tables from being locked.
+_PREPARED = """
+SELECT coalesce(jsonb_agg(format('%L (since %s)', gid, date_trunc('second', prepared)) ORDER BY prepared), '[]')
+FROM pg_prepared_xacts WHERE database = {database}
 """
 
 
@@ -403,7 +501,8 @@ class PostgreSQL(ServerDatabase):
         not_kept=(
             "roles (unless you back up [the whole server](backups.md#whole-servers)), tablespaces (if the server has "
             "those of the backup, tables are restored to them; else to the default one, with a warning), replication "
-            "slots, statistics (`ANALYZE` is run)"
+            "slots, statistics (`ANALYZE` is run), invalid indexes, disabled triggers of foreign keys, and your own "
+            "objects in `pg_catalog` (a backup names these three), changes of objects that belong to an extension"
         ),
     )
     default_port: ClassVar[int] = 5432
@@ -442,7 +541,8 @@ class PostgreSQL(ServerDatabase):
                 "SELECT coalesce(jsonb_agg(extname ORDER BY extname), '[]') FROM pg_extension "
                 "WHERE extname NOT IN (SELECT name FROM pg_available_extensions)"
             )
-        return [
+            needed = [text for text, _, used in session.ask(_UNDUMPED) if used]
+        return needed + [
             f"Extension {name!r} is in the database, but its files are no longer on the server. Install its package, "
             "or drop the extension."
             for name in gone
@@ -459,6 +559,8 @@ class PostgreSQL(ServerDatabase):
             # A database may be set to have its clients use another encoding, which has fewer letters.
             arguments = ["--format=custom", "--compress=0", "--no-password", f"--encoding={database['encoding']}"]
             arguments.append(f"--snapshot={snapshot}")
+            if session.ask(f"SELECT to_jsonb({_BY_ROOT})"):
+                arguments.append("--load-via-partition-root")
             tool = self._tool("pg_dump", server=_major(session))
             with contextlib.closing(tool.stream(*arguments)) as pieces:
                 counts = _counts(session)
@@ -554,6 +656,7 @@ class PostgreSQL(ServerDatabase):
         settings = read_settings(dump, _SETTINGS, _PostgreSQLSettings)
         with self._maintenance() as session:
             self._hold(session)
+            self._await_prepared(session)
             self._check_roles(session, settings)
             _check_extensions(session, settings)
             # What an earlier restore left that was killed, or that could not be dropped: it never stands in the way,
@@ -596,6 +699,20 @@ class PostgreSQL(ServerDatabase):
                 )
                 raise RestoreRunning(self.name, held or "a restore that is just ending")
             time.sleep(_ENDING / 50)
+
+    def _await_prepared(self, session: _Session) -> None:
+        """Wait for prepared transactions of this database, and refuse if one of them stays."""
+        query = _PREPARED.format(database=_literal(self._database))
+        waiting, deadline = session.ask(query), time.monotonic() + _ENDING
+        while waiting:
+            if time.monotonic() > deadline:
+                raise BackupFailed(
+                    f"Prepared transactions of the database hold its tables: {', '.join(waiting)}. End each of them "
+                    "in this database with COMMIT PREPARED or ROLLBACK PREPARED, and restore again."
+                )
+            time.sleep(_ENDING / 50)
+            there = session.ask(query)
+            waiting = [each for each in waiting if each in there]
 
     def _check_roles(self, session: _Session, settings: _PostgreSQLSettings) -> None:
         """Refuse before anything is made: `pg_restore` would stop at the first role that is not there."""
@@ -643,9 +760,9 @@ class PostgreSQL(ServerDatabase):
         views = [line for line in listed if re.match(_ENTRY + "MATERIALIZED VIEW DATA ", line)]
         left = [line for line in listed if drill and _REACHING.match(line)]
         watching = [line for line in listed if not drill and _WATCHING.match(line)]
-        made = [f"SCHEMA - {schema} " for schema in there]
+        schemas = [f"SCHEMA - {schema} " for schema in there]
         apart = {*views, *left, *watching}
-        others = [line for line in listed if line not in apart and not any(each in line for each in made)]
+        others = [line for line in listed if line not in apart and not any(each in line for each in schemas)]
         warnings = [f"The drill left out {re.sub(_ENTRY, '', line)}." for line in left]
         if absent and not drill:
             names = ", ".join(absent)
@@ -659,25 +776,56 @@ class PostgreSQL(ServerDatabase):
                 warnings.extend(told)
                 return keys
 
-        gone = {line.split()[6] for line in left if " FOREIGN TABLE " in line}
-        run(others, "--section=pre-data")
+        gone = {name for line in left if " FOREIGN TABLE " in line for name in _listed_names(line)}
+        functions: list[str] = []
+        for segment in _segments(others):
+            run(segment, "--section=pre-data")
+            with self._session() as session:
+                made = session.ask(_UNQUALIFIED)
+                _in_batches(session, [f"ALTER {each} SET search_path TO {settings.search_path}" for each in made])
+            functions += made
+
+        def take(tables: Iterable[Sequence[str]]) -> list[str]:
+            """Take the lines of the rows of some tables out of those that are loaded with all others."""
+            marks = [_listed(*table) for table in tables]
+            taken = [line for line in others if any(mark in line for mark in marks)] if marks else []
+            others[:] = [line for line in others if line not in taken]
+            return taken
+
         with self._session() as session:
-            naming = [f" TABLE DATA {schema} {name} " for schema, name in session.ask(_NAMING)]
-            functions = session.ask(_UNQUALIFIED)
-            _in_batches(
-                session, [f"ALTER {function} SET search_path TO {settings.search_path}" for function in functions]
-            )
             checks = session.ask(_CALLING)
-            _in_batches(session, [f"ALTER {place} DROP CONSTRAINT {name}" for place, name, _, _ in checks])
-        late = [line for line in others if any(each in line for each in naming)]
-        run([line for line in others if line not in late], "--section=data")
-        if late:
+            domains = json.dumps([domain for *_, domain in checks if domain])
+            within = session.ask(_WITHIN.format(domains=domains)) if domains != "[]" else {}
+            kept = [check for check in checks if str(check[4]) in within]
+            checks = [check for check in checks if check not in kept]
+            _set_aside(session, checks)
+            named = take(session.ask(_NAMING))
+            computed = take(session.ask(_COMPUTED))
+            holding = sorted({(schema, table) for tables in within.values() for schema, table in tables})
+            checked = take(holding)
+        run(others, "--section=data")
+        if checked:
+            try:
+                run(checked, "--section=data")
+            except BackupFailed:  # some rows violate these: then they are made as NOT VALID
+                with self._session() as session:
+                    _set_aside(session, kept)
+                    names = ", ".join(f"ONLY {_quoted(schema)}.{_quoted(table)}" for schema, table in holding)
+                    session.run(f"TRUNCATE {names}")
+                checks += kept
+                run(checked, "--section=data")
+        if computed:
+            run(computed, "--section=data")
+        if named:
             indexes = [line for line in others if _INDEX.match(line)]
             run(indexes, _KEYS_IN)
-            run(late, "--section=data")
+            run(named, "--section=data")
             others = [line for line in others if line not in indexes]
+        if not drill:  # whose role may not see all rows; an owner does not see them once row security is forced
+            self._verify(dump)
         warnings.extend(self._add_keys(run(others, _KEYS_IN)))
-        warnings.extend(self._add_checks(checks))
+        with self._session() as session:
+            warnings.extend(_add_checks(session, checks))
         while views:  # in the order in which one may read another, except through a function
             failed: dict[str, BackupFailed] = {}
             for line in views:
@@ -697,8 +845,6 @@ class PostgreSQL(ServerDatabase):
             _in_batches(session, [f"ALTER {function} RESET search_path" for function in functions])
             if not drill and "plpgsql" not in settings.extensions:  # every new database has it
                 session.run("DROP EXTENSION IF EXISTS plpgsql")
-        if not drill:  # whose role may not see all rows
-            self._verify(dump)
         # They would react to all that was done until here: refuse it, or note it in a table.
         if watching:
             run(watching)
@@ -725,26 +871,6 @@ class PostgreSQL(ServerDatabase):
                 made = "left out" if left_out else "created as NOT VALID"
                 key = re.sub(r"\s+", " ", statement).removeprefix("ALTER TABLE ").removeprefix("ONLY ")
                 yield f"Some rows refer to rows that do not exist, so this foreign key was {made}: {key}"
-
-    def _add_checks(self, checks: Sequence[Sequence[Any]]) -> Iterator[str]:
-        """Make CHECKs that were set aside while the rows were loaded. Yields a warning for each that rows break."""
-        with self._session() as session:
-            for place, name, definition, comment in checks:
-                made = f"ALTER {place} ADD CONSTRAINT {name} {definition}"
-                body = f"""
-                    BEGIN EXECUTE {_literal(made)}; PERFORM set_config('snapshots.broken', '', false);
-                    EXCEPTION WHEN check_violation OR invalid_object_definition OR feature_not_supported THEN
-                      PERFORM set_config('snapshots.broken', SQLSTATE, false);
-                      EXECUTE {_literal(made + " NOT VALID")}; END"""
-                session.run(f"DO {_literal(body)}")
-                if broken := session.ask("SELECT to_jsonb(current_setting('snapshots.broken'))"):
-                    why = "The server cannot look for values within arrays, ranges and composite types that violate"
-                    why = why if broken == _NOT_SUPPORTED else "Some rows violate"
-                    kind, _, rest = place.partition(" ")
-                    yield f"{why} the constraint {name} of {kind.lower()} {rest}, so it was created as NOT VALID."
-                if comment is not None:
-                    on = place.removeprefix("TABLE ")
-                    session.run(f"COMMENT ON CONSTRAINT {name} ON {on} IS {_literal(comment)}")
 
     def _verify(self, dump: DumpReader) -> None:
         with self._session() as session:
@@ -799,9 +925,14 @@ class PostgreSQL(ServerDatabase):
             places = sorted(there[name][:2] for name in wanted)
             # Without ONLY in front of each, the rows of tables that inherit from it would go as well.
             tables = ", ".join(("" if there[name][2] else "ONLY ") + there[name][3] for name in wanted)
+            self._await_prepared(session)
             session.run("BEGIN")
+            session.run(_UNWATCHED)
             session.run(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
             obstacles = session.ask(_OBSTACLES.format(tables=_json_literal(places)))
+            checks = [check for check in session.ask(_CALLING) if check[0] in obstacles["above"]]
+            orphans = _orphans(session, [key[:2] for key in obstacles["keys"]])
+            _set_aside(session, checks)
             for statement in [*obstacles["before"], f"TRUNCATE {tables}"]:
                 session.run(statement)
             # Generated columns and checks may call functions that find others by the search path.
@@ -809,15 +940,27 @@ class PostgreSQL(ServerDatabase):
             dumped = _partitions(session, [name for name in wanted if there[name][2]])
             parts = [(schema, table) for each in dumped.values() for _, schema, table in each]
             self._feed(session, dump, places, parts, [(schema, name) for schema, name in obstacles["sequences"]])
+            warnings = list(_add_checks(session, checks))
             session.run("SET LOCAL search_path TO pg_catalog")
+            counts = _count(session, [(there[name][3], there[name][2]) for name in wanted])
+            check_counts(counts, {name: dump.counts[name] for name in wanted})
+            for place, name, made, comment in obstacles["keys"]:
+                # Rows that referred to nothing before, and may still do so, are no reason to keep all others.
+                broken = [place, name] in [[child, key] for child, _, key in orphans]
+                session.run(made + " NOT VALID" * broken)
+                session.run(comment)
+                if broken:
+                    warnings.append(
+                        f"Before the restore, rows of {place} referred to rows that do not exist, so the foreign key "
+                        f"{name!r} was created as NOT VALID. Correct the rows, and run ALTER TABLE ... VALIDATE "
+                        "CONSTRAINT."
+                    )
             for statement in obstacles["after"]:
                 session.run(statement)
-            counts = _counts(session)
-            check_counts({name: counts[name] for name in wanted}, {name: dump.counts[name] for name in wanted})
 
             def commit() -> Sequence[str]:
                 session.run("COMMIT")
-                return []
+                return [*map(_shown, warnings)]
 
             yield commit
 
@@ -1120,6 +1263,12 @@ def _counts(session: _Session) -> dict[str, int]:
         f"SELECT CASE count(*) WHEN 0 THEN '{{}}' ELSE jsonb_build_object({_literal(_LARGE_OBJECTS)}, count(*)) END "
         "FROM pg_largeobject_metadata"
     )
+    return counts | _count(session, names)
+
+
+def _count(session: _Session, names: Sequence[tuple[str, bool]]) -> dict[str, int]:
+    """Rows of these tables: of each its name as SQL, and whether its partitions are counted as well."""
+    counts: dict[str, int] = {}
     for start in range(0, len(names), _AT_ONCE):
         counted = " UNION ALL ".join(
             f"SELECT {_literal(name)}, count(*) FROM {'' if whole else 'ONLY'} {name}"
@@ -1147,17 +1296,17 @@ def _partitions(session: _Session, tables: Sequence[str]) -> dict[str, list[tupl
 
 
 def _notes(session: _Session) -> list[DumpNote]:
-    """What comes back in another form. The session is in a transaction."""
+    """What comes back in another form, or not at all. The session is in a transaction."""
+    notes = [DumpNote(_shown(text), left_out=left_out) for text, left_out, _ in session.ask(_UNDUMPED)]
     # Where nobody may use that language, nothing is found now, and the restore tells.
     if not session.ask(
         "SELECT to_jsonb(count(*)) FROM pg_language WHERE lanname = 'plpgsql' AND has_language_privilege(oid, 'USAGE')"
     ):
-        return []
+        return notes
     session.run(f"SET LOCAL statement_timeout = '{_LOOKING}s'")
-    session.run(_ORPHANS)
+    orphans = _orphans(session)
     session.run("SET LOCAL statement_timeout = 0")
-    orphans = session.ask("SELECT current_setting('snapshots.orphans')::jsonb")
-    return [
+    return notes + [
         DumpNote(
             _shown(
                 f"Foreign key {name!r} of {child}: some rows refer to rows that are not in {parent}. A restore brings "
@@ -1166,6 +1315,44 @@ def _notes(session: _Session) -> list[DumpNote]:
         )
         for child, parent, name in orphans
     ]
+
+
+def _orphans(session: _Session, keys: Sequence[Sequence[str]] | None = None) -> list[tuple[str, str, str]]:
+    """Find foreign keys that rows break: of each the table, the other table and the name.
+
+    Args:
+        keys: the table and the name of those that are looked at. None: all.
+    """
+    which = ""
+    if keys is not None:
+        which = f"AND {_json_literal(keys)} @> jsonb_build_array(jsonb_build_array(conrelid::regclass, conname))"
+    session.run(_ORPHANS.replace("{which}", which))
+    found: list[tuple[str, str, str]] = session.ask("SELECT current_setting('snapshots.orphans')::jsonb")
+    return found
+
+
+def _add_checks(session: _Session, checks: Sequence[Sequence[Any]]) -> Iterator[str]:
+    """Make CHECKs that were set aside while the rows were loaded. Yields a warning for each that rows break."""
+    for place, name, definition, comment, _ in checks:
+        made = f"ALTER {place} ADD CONSTRAINT {name} {definition}"
+        body = f"""
+            BEGIN EXECUTE {_literal(made)}; PERFORM set_config('snapshots.broken', '', false);
+            EXCEPTION WHEN check_violation OR invalid_object_definition OR feature_not_supported THEN
+              PERFORM set_config('snapshots.broken', SQLSTATE, false);
+              EXECUTE {_literal(made + " NOT VALID")}; END"""
+        session.run(f"DO {_literal(body)}")
+        if broken := session.ask("SELECT to_jsonb(current_setting('snapshots.broken'))"):
+            why = "The server cannot look for values within arrays, ranges and composite types that violate"
+            why = why if broken == _NOT_SUPPORTED else "Some rows violate"
+            kind, _, rest = place.partition(" ")
+            yield f"{why} the constraint {name} of {kind.lower()} {rest}, so it was created as NOT VALID."
+        if comment is not None:
+            on = place.removeprefix("TABLE ")
+            session.run(f"COMMENT ON CONSTRAINT {name} ON {on} IS {_literal(comment)}")
+
+
+def _set_aside(session: _Session, checks: Iterable[Sequence[Any]]) -> None:
+    _in_batches(session, [f"ALTER {place} DROP CONSTRAINT {name}" for place, name, *_ in checks])
 
 
 def _in_batches(session: _Session, statements: Sequence[str]) -> None:
@@ -1245,9 +1432,9 @@ def _restored(
                     keys.append(command.strip().removesuffix(";"))
                     continue
                 made = _CREATED.match(command) or ("an object", "")
-                absent = re.search(r'(?:relation|type|function) "?(?:[^".]+\.)?([^".]+)"? does not exist', error)
+                absent = _ABSENT.search(error)
                 if drill and absent is not None and absent[1] in gone:
-                    gone.add(made[1])
+                    gone.add(re.sub(r'"((?:[^"]|"")*)"', lambda quoted: quoted[1].replace('""', '"'), made[1]))
                 elif not drill or not re.search(r"permission denied|must be (?:superuser|owner|able)", error):
                     raise
                 warnings.append(f"The drill could not create {entry or made[0]}: {error}.")
@@ -1343,6 +1530,32 @@ def _version(tool: Tool) -> int:
 def _option(value: str) -> str:
     """A value within `PGOPTIONS`."""
     return re.sub(r"([\\\s])", r"\\\1", value)
+
+
+def _segments(lines: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Cut a list of `pg_restore` in front of tables that come after functions, which they may call when they are made.
+
+    The last segment is the rest, however often it could be cut.
+    """
+    start, called, cuts = 0, False, 0
+    for at, line in enumerate(lines):
+        called = called or _FUNCTION.match(line) is not None
+        if called and cuts < _CUTS and _TABLE.match(line):
+            yield lines[start:at]
+            start, called, cuts = at, False, cuts + 1
+    yield lines[start:]
+
+
+def _listed_names(line: str) -> Iterator[str]:
+    """Yield what the name of a table in a list of `pg_restore` may be. Spaces in names look as those between them."""
+    words = re.sub(_ENTRY + "FOREIGN TABLE ", "", line).split(" ")
+    for start, end in itertools.combinations(range(1, len(words)), 2):
+        yield f"{' '.join(words[:start])}.{' '.join(words[start:end])}"
+
+
+def _listed(schema: str, table: str) -> str:
+    """How a list of `pg_restore` names the rows of a table."""
+    return re.sub(r"[\r\n]", " ", f" TABLE DATA {schema} {table} ")
 
 
 def _unquoted(name: bytes) -> str:
