@@ -16,6 +16,7 @@ ordinary code catches them. All of them can be pickled, because task runners sen
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 import msgspec
@@ -42,11 +43,15 @@ class SnapshotsError(Exception):
         return Exception.__str__(self)
 
     @classmethod
-    def docs_anchor(cls) -> str:
-        """Return where the documentation describes this error, such as `reference/errors.md#commitunknown`."""
-        # Some modules define private subclasses.
-        kind = next(kind for kind in cls.__mro__ if kind.__module__ == __name__)
-        return f"reference/errors.md#{kind.__name__.lower()}"
+    def public_name(cls) -> str:
+        """Return the name under which the documentation and `prefect-snapshots explain` describe this error."""
+        return next(kind.__name__ for kind in cls.__mro__ if kind.__module__ == __name__)  # others are private
+
+    @classmethod
+    def explanation(cls) -> tuple[str, str]:
+        """Return what happened when this error is raised, and what to do."""
+        what, _, remedy = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")
+        return " ".join(what.split()), " ".join(remedy.split())
 
 
 class UsageError(SnapshotsError):
@@ -619,6 +624,14 @@ class BackupFailed(SetupError):
     """A source could not be read completely, or could not be restored. No backup was created.
 
     The message quotes the database or the file system. Fix the cause, and try again.
+    """
+
+
+class SourceUnusable(BackupFailed):
+    """A source cannot be backed up as it is: it does not exist, you may not read it, or a setting prevents it. No
+    backup was created.
+
+    The message says what to change. Flows do not try such a source again.
     """
 
 

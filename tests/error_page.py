@@ -28,7 +28,8 @@ except errors.UsageError as error:
 # Output: SnapshotNotFound True
 ```
 
-The command line prints the heading below that belongs to an error.
+The command line and the logs of flow runs name the error. `prefect-snapshots explain NAME` prints what this page says
+about it.
 
 | group | what to do |
 |---|---|
@@ -37,8 +38,8 @@ The command line prints the heading below that belongs to an error.
 
 def page() -> str:
     """Return the page in Markdown."""
-    rows = "".join(f"| [`{group.__name__}`](#{group.__name__.lower()}) | {_parts(group)[1]} |\n" for group in GROUPS)
-    return "\n".join([_HEAD + rows, *(section for group in GROUPS for section in _section(group))])
+    rows = [f"| [`{each.__name__}`](#{each.__name__.lower()}) | {each.explanation()[1]} |\n" for each in GROUPS]
+    return "\n".join([_HEAD + "".join(rows), *(section for group in GROUPS for section in _section(group))])
 
 
 def in_group(group: type[SnapshotsError]) -> list[type[SnapshotsError]]:
@@ -49,17 +50,12 @@ def in_group(group: type[SnapshotsError]) -> list[type[SnapshotsError]]:
 
 
 def _section(group: type[SnapshotsError]) -> Iterator[str]:
-    what, remedy = _parts(group)
+    what, remedy = group.explanation()
     yield f"## {group.__name__}\n\n{what} {remedy}\n"
     for kind in in_group(group):
         bases = ", ".join(f"`{base.__name__}`" for base in kind.__bases__)
-        what, remedy = _parts(kind)
+        what, remedy = kind.explanation()
         yield f"### {kind.__name__}\n\n{bases}\n\n**What happened.** {what}\n\n**What to do.** {remedy}\n"
-
-
-def _parts(kind: type[SnapshotsError]) -> tuple[str, str]:
-    what, _, remedy = inspect.cleandoc(kind.__doc__ or "").partition("\n\n")
-    return " ".join(what.split()), " ".join(remedy.split())
 
 
 if __name__ == "__main__":

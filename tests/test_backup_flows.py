@@ -26,7 +26,14 @@ from pydantic import SecretStr
 
 from prefect_snapshots import BackupManager, RetentionPolicy
 from prefect_snapshots.backups.sources import Dump, DumpNote
-from prefect_snapshots.errors import BackupFailed, CommandRefused, ConfirmationRequired, IntegrityError, InvalidArgument
+from prefect_snapshots.errors import (
+    BackupFailed,
+    CommandRefused,
+    ConfirmationRequired,
+    IntegrityError,
+    InvalidArgument,
+    SourceUnusable,
+)
 from prefect_snapshots.flows import (
     backup_prefect_server,
     cleanup_backups,
@@ -182,6 +189,20 @@ def test_each_source_is_a_task_run_and_is_tried_again_alone(
         create_backup(name=name, repository=str(place / "repository"))
 
 
+@pytest.mark.parametrize("kind", ["databases", "directories", "files"])
+def test_a_source_that_somebody_must_mend_is_not_tried_again(place: Path, name: str, kind: str) -> None:
+    options: dict[str, Any] = {kind: [str(place / "missing.db")]}
+    state = create_backup(name=name, repository=str(place / "repository"), **options, return_state=True)
+    with pytest.raises(SourceUnusable, match=r"missing\.db"):
+        state.result()
+    flush()
+    assert state.state_details.flow_run_id is not None
+    with get_client(sync_client=True) as client:
+        ids = FlowRunFilterId(any_=[state.state_details.flow_run_id])
+        [run] = client.read_task_runs(flow_run_filter=FlowRunFilter(id=ids))
+    assert (run.state_name, run.run_count) == ("Failed", 1)
+
+
 @pytest.mark.parametrize(
     "options",
     [{"commands": {"x": "touch run"}}, {"before": [["touch", "run"]]}, {"after": [["touch", "run"]]}],
@@ -209,8 +230,8 @@ def test_a_backup_that_fails_commits_nothing_and_is_told(
     ours = (record for record in caplog.records if record.name.startswith("prefect.flow_runs"))
     [error] = [record for record in ours if record.levelname == "ERROR"]
     assert error.exc_info is None
-    assert "BackupFailed: " in error.getMessage()
-    assert "reference/errors.md#backupfailed" in error.getMessage()
+    assert "SourceUnusable: " in error.getMessage()
+    assert "[prefect-snapshots explain SourceUnusable]" in error.getMessage(), "nobody can open a page there"
     assert len(BackupManager(place / "repository", name=name).list_backups()) == 1
     [_, failed, overdue] = events_about(f"prefect-snapshots.backups.{name}", 3)
     assert failed.event == "prefect-snapshots.backup.failed"
@@ -221,7 +242,7 @@ def test_a_backup_that_fails_commits_nothing_and_is_told(
     assert "**Note:** The last backup failed at " in page
     assert "Failed backups, newest first" in page
     [failure] = BackupManager(place / "repository", name=name).list_failed_backups()
-    assert failure.error == f"BackupFailed: {failed.payload['error']}"
+    assert failure.error == f"SourceUnusable: {failed.payload['error']}"
     assert failure.run is not None
     assert failure.run["flow"] == "create-backup"
 

@@ -1467,6 +1467,20 @@ def test_backups_go_when_they_are_told_to(shop: Program) -> None:
     assert "keeps nothing" in shop.complaint("backups", "cleanup", "--keep-last", "0", "--timezone", "UTC", status=2)
 
 
+def test_an_error_is_explained_by_the_command_that_its_message_ends_with(program: Program) -> None:
+    message = program.complaint("backups", "show", "nightly", status=1)
+    [command] = re.findall(r"\[prefect-snapshots (explain \w+)\]$", message.strip())
+    assert "List the backups with `prefect-snapshots backups list`" in program.run(*command.split()).stdout
+    assert program.json("explain", "pinned") == {
+        "error": "Pinned",
+        "what_happened": "What you want to delete is pinned. Nothing was deleted.",
+        "what_to_do": "Unpin it, or pass `force=True`.",
+        "inherits": ["UsageError"],
+    }
+    assert "least privilege." in program.run("explain", "PermissionDenied").stdout, "no link that nobody can open"
+    assert "Did you mean 'Pinned'" in program.complaint("explain", "pined", status=2)
+
+
 def test_doctor_leaves_nothing_where_there_is_no_repository(program: Program, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for place in ("empty", "parent/none"):

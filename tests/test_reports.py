@@ -123,7 +123,7 @@ def test_backups_show_their_growth_and_what_retention_keeps(repository: Reposito
     backups = BackupManager(repository, name="shop").list_backups()
     sizes = found(document, Chart, "Size of each backup")
     assert sizes.values == (10_000, 20_000, 30_000, 40_000)
-    written = found(document, Chart, "Newly written by each backup")
+    written = found(document, Chart, "Written by each backup")
     assert all(10_000 <= each < 11_000 for each in written.values)
     rows = found(document, Table, "Backups, newest first").rows
     assert [row[0] for row in rows] == [each.name for each in backups]
@@ -204,7 +204,7 @@ def test_pages_say_when_a_backup_was_proven_and_by_whom(tmp_path: Path) -> None:
 def test_snapshots_show_their_metrics_and_the_best(repository: Repository) -> None:
     document = of(repository, "train", rank_by="loss", mode="min")
     drawn = [each.title for each in document.blocks if isinstance(each, Chart)]
-    assert drawn == ["loss", "Newly written by each snapshot"], "epochs only count, and notes are no numbers"
+    assert drawn == ["loss", "Written by each snapshot"], "epochs only count, and notes are no numbers"
     loss = found(document, Chart, "loss")
     assert (loss.values, loss.marked) == ((0.9, 0.4, 0.3, 0.5), 2)
     rows = found(document, Table).rows
@@ -212,7 +212,7 @@ def test_snapshots_show_their_metrics_and_the_best(repository: Repository) -> No
         ("epoch-3", "1 of 2", ""),
         ("epoch-2", "1 of 2", "★ best"),
         ("epoch-1", "1 of 2", ""),
-        ("epoch-0", "2 in all", ""),
+        ("epoch-0", "? of 2", ""),
     ]
     assert found(of(repository, "train"), Chart, "loss").marked is None
     assert "best" not in str(of(repository, "train", rank_by="nothing")).replace("'best': (None", "")

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..documents.texts import count_text
-from ..errors import BackupFailed
+from ..errors import SourceUnusable
 from ..repository.contents import Batch, Kept, Writer
 from ..trees.entries import Entry
 from ..trees.file_reading import PreviousTree, Tree
 from ..trees.scanning import Directory, scan
 from .manifest import DIRECTORY, BackupPart
-from .sources import DumpNote
+from .sources import DumpNote, unreadable
 
 _SHOWN = 3
 """Number of files that an error names. The report has all of them."""
@@ -80,9 +80,9 @@ class DirectoryReader:
             self._refuse_unreadable()
             self._tree = Tree(root, self._scan, previous)
         except NotADirectoryError:
-            raise BackupFailed(f"{source.path} is not a directory. Back up the directory that contains it.") from None
+            raise SourceUnusable(f"{source.path} is not a directory. Back up the directory that contains it.") from None
         except OSError as error:
-            raise BackupFailed(f"The directory {source.path} cannot be read: {error.strerror}.") from None
+            raise unreadable(error)(f"The directory {source.path} cannot be read: {error.strerror}.") from None
 
     def chunks(self, writer: Writer, passed: Callable[[int], None]) -> Iterator[Kept | Batch]:
         """Read the files in order. See `Tree.chunks`."""
@@ -117,7 +117,7 @@ class DirectoryReader:
         found = self._scan.unreadable
         if found and self._source.strict:
             more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-            raise BackupFailed(
+            raise SourceUnusable(
                 f"{count_text(len(found), 'file')} in {self._source.path} cannot be read "
                 f"({'; '.join(found[:_SHOWN])}{more}). Nothing was saved. Grant access, exclude such files, or "
                 "pass strict=False to leave them out."

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from ..errors import BackupFailed, InvalidArgument
+from ..errors import InvalidArgument, SourceUnusable
 from ..messages import logger
 from ..repository.catalog import token_from
 from ..repository.commits import Draft
@@ -243,7 +243,7 @@ def _looked_at(described: Backup, sources: Sequence[Source]) -> Backup:
     for database in databases:
         # Report data that no restore could bring back now, and not on the day when the backup is needed.
         if found := database.check_restorable():
-            raise BackupFailed(
+            raise SourceUnusable(
                 f"{database.name} was not backed up, because a restore would fail or be incomplete: {' '.join(found)} "
                 "Nothing was committed."
             )

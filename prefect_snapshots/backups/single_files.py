@@ -21,10 +21,10 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from ..errors import BackupFailed, InvalidArgument, InvalidName
+from ..errors import BackupFailed, InvalidArgument, InvalidName, SourceUnusable
 from ..trees.entries import check_path
 from .databases.base import Tool, pieces, read_settings, restoring, write
-from .sources import Database, Dump, DumpFile, DumpNote, DumpReader, Switch
+from .sources import Database, Dump, DumpFile, DumpNote, DumpReader, Switch, unreadable
 from .working import folder_beside, working_folder
 
 FILE = "file"
@@ -186,7 +186,7 @@ class File(_Bytes):
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             stack.callback(os.close, descriptor)
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise BackupFailed(
+                raise SourceUnusable(
                     f"{self.path} is not a file. Back up a directory with directories=, and a pipe with Command."
                 )
             yield stack.enter_context(open(descriptor, "rb", closefd=False))
@@ -232,7 +232,8 @@ class Command(_Bytes):
     def _tool(self) -> Tool:
         path = shutil.which(self.command[0])
         if path is None:
-            raise BackupFailed(f"The command of {self.name!r} cannot be run: there is no program {self.command[0]!r}.")
+            program = self.command[0]
+            raise SourceUnusable(f"The command of {self.name!r} cannot be run: there is no program {program!r}.")
         return Tool(path)
 
 
@@ -252,7 +253,7 @@ class StandardInput(_Bytes):
     def check(self) -> list[str]:
         """See `Database`."""
         if sys.stdin is None or sys.stdin.isatty():
-            raise BackupFailed("Standard input is a terminal. Pipe the data to back up into it.")
+            raise SourceUnusable("Standard input is a terminal. Pipe the data to back up into it.")
         return []
 
     @contextlib.contextmanager
@@ -325,4 +326,4 @@ def _told(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BackupFailed(f"{path}: {error.strerror}.") from error
+        raise unreadable(error)(f"{path}: {error.strerror}.") from error

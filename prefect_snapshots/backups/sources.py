@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol, Self, TypeAlias, runtime_checkable
+
+from ..errors import BackupFailed, SourceUnusable
+
+_UNUSABLE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM})
+"""Codes of errors of the operating system that another try does not change."""
 
 Password: TypeAlias = str | Callable[[], str] | None
 """A password, or a function that returns it when it is needed. None: use the URL, or what the database's tools find."""
@@ -332,3 +338,8 @@ class DatabaseDriver(Database, Protocol):
             InvalidArgument: The URL is not valid for this database. The message never repeats a password.
         """
         ...
+
+
+def unreadable(error: OSError) -> type[BackupFailed]:
+    """Return the class of the error that tells of a source which the operating system does not let us read."""
+    return SourceUnusable if error.errno in _UNUSABLE else BackupFailed

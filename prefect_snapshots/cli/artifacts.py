@@ -194,9 +194,15 @@ def lineage(
     registry, name = _named(session, collection, name)
     info = registry.get_artifact(name, version, "asof" if asof else "exact")
     steps = [asdict(step) for step in registry.get_lineage(name, info.version)]
-    document = {"name": name, "collection": collection, "version": info.version, "lineage": steps}
-    remark = "" if steps else f"Nothing is recorded about the origin of {collection}/{name} {info.version}."
-    return Answer(document, _view_lineage, remark)
+    document = {
+        "name": name,
+        "collection": collection,
+        "version": info.version,
+        "made_by": None if info.made_by is None else asdict(info.made_by),
+        "lineage": steps,
+    }
+    remark = "" if steps or info.made_by else f"{collection}/{name} {info.version} was not logged in a flow run, "
+    return Answer(document, _view_lineage, remark and f"{remark}and nothing else was made from it.")
 
 
 @app.command
@@ -915,8 +921,10 @@ def _view_lineage(document: dict[str, Any]) -> Iterator[str]:
         )
         for step in document["lineage"]
     ]
-    if rows:
-        own = ("0", "artifacts", f"{document['collection']}/{document['name']}", document["version"], "", "")
+    made_by = document["made_by"]
+    if rows or made_by:
+        name, run = f"{document['collection']}/{document['name']}", made_by["flow_run"] if made_by else ""
+        own = ("0", "artifacts", name, document["version"], "", run)
         rows.insert(sum(step["distance"] < 0 for step in document["lineage"]), own)
     yield from table(columns(">step", "kind", "name…", "version…", "repository…", "flow run…"), rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import timedelta
@@ -9,10 +10,13 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter, Token, convert
 
+from .. import errors
+from ..errors import InvalidArgument, SnapshotsError
+from ..messages import hint
 from .backup_sources import AS_CONFIGURED, Sources, manager_of
 from .backups import diagnosis
 from .copies import SAME, Other
-from .output import Answer, columns, count_text, fields, printable, size_text, table
+from .output import Answer, columns, count_text, fields, printable, size_text, table, terminal_width
 from .session import SessionArgument
 
 Document = dict[str, Any]
@@ -73,6 +77,27 @@ def doctor(*, sources: Sources = AS_CONFIGURED, session: SessionArgument) -> Ans
         *diagnose_prefect(),
     ]
     return diagnosis(findings, "Everything is in order.")
+
+
+def explain(error: str, /) -> Answer:
+    """Say what an error means, and what to do about it. No repository is needed.
+
+    Args:
+        error: The name of the error, as in the message.
+    """
+    kinds = (kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, SnapshotsError))
+    known = {kind.__name__.lower(): kind for kind in kinds}
+    kind = known.get(error.lower())
+    if kind is None:
+        raise InvalidArgument(f"There is no error {error!r}. {hint(error, [each.__name__ for each in known.values()])}")
+    what, remedy = kind.explanation()
+    document = {
+        "error": kind.__name__,
+        "what_happened": what,
+        "what_to_do": remedy,
+        "inherits": [base.__name__ for base in kind.__bases__],
+    }
+    return Answer(document, _view_explained)
 
 
 def prune(*, dry_run: bool = False, grace: Grace = timedelta(days=1), session: SessionArgument) -> Answer:
@@ -148,6 +173,15 @@ def stats(*, session: SessionArgument) -> Answer:
 # --- views -------------------------------------------------------------------------------------------------------
 
 
+def _view_explained(document: Document) -> Iterator[str]:
+    from textwrap import wrap
+
+    for key in ("what_happened", "what_to_do"):
+        # The page links to others, which a terminal cannot open.
+        yield from wrap(re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", document[key]), terminal_width())
+    yield f"In Python, catch `prefect_snapshots.errors.{document['error']}`."
+
+
 def _summary(document: Document) -> str:
     read = f", {size_text(document['bytes_read'])} read" if document["read_data"] else ""
     looked = (
@@ -209,7 +243,7 @@ def _view_statistics(document: Document) -> Iterator[str]:
             "encrypted": "yes" if document["encrypted"] else "no",
             "versions": f"{document['versions']:,} in {count_text(document['streams'], 'stream')}",
             "size": f"{size_text(logical)} of versions, without deduplication",
-            "stored": f"{size_text(document['bytes'].get('packs', 0))} of versions, {size_text(stored)} in all",
+            "stored": f"{size_text(stored)}, of which {size_text(document['bytes'].get('packs', 0))} are versions",
             "saved": size_text(document["saved_bytes"]),
             "requests": ", ".join(f"{count:,} {verb}" for verb, count in document["requests"].items()),
         }

@@ -108,6 +108,7 @@ _app.command(deployments.deployments)
 _app.command(notifications.notifications)
 _app.command(wal.app)
 _app.command(maintenance.doctor)
+_app.command(maintenance.explain)
 _app.command(filesystem.ls)
 _app.command(filesystem.cat)
 _app.command(filesystem.mount)
@@ -219,7 +220,8 @@ def _same(group: Sequence[str], word: str) -> str:
 
 def _message(error: Exception) -> str:
     if isinstance(error, SnapshotsError):
-        return f"{error} [{error.docs_anchor()}]" if type(error) is not SnapshotsError else str(error)
+        more = f" [prefect-snapshots explain {error.public_name()}]" if type(error) is not SnapshotsError else ""
+        return f"{error}{more}"
     if isinstance(error, OSError):
         return system_error(error)
     return f"{error!r}. This is unexpected: run the command again with --debug, which shows the traceback."

@@ -49,7 +49,7 @@ def fails_with_one_error(fn: Callable[P, R]) -> Callable[P, R]:
             logger = run_logger()
             if logger.isEnabledFor(logging.DEBUG):
                 raise
-            message = f"{type(error).__name__}: {error} [{error.docs_anchor()}]"
+            message = f"{type(error).__name__}: {error} [prefect-snapshots explain {error.public_name()}]"
             logger.error("%s", message)  # noqa: TRY400  # the message says it all
             return cast(R, Failed(message=message, data=error))
         except (KeyboardInterrupt, TerminationSignal):

@@ -22,16 +22,26 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName, WorkPoolFilter, WorkPoolFilterName
 from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.context import TaskRunContext
 from prefect.deployments import run_deployment
 from prefect.futures import PrefectFuture, wait
 from prefect.states import Cancelling, Failed
 from pydantic import BaseModel, Field
 
+from .. import errors
 from ..backups import Backup, BackupManager, DrillReport
 from ..backups.drills import DrillRow
 from ..backups.staging import prefix_of
-from ..errors import BackupFailed, InvalidArgument, SnapshotsError, ToolMissing
+from ..errors import (
+    BackupFailed,
+    InvalidArgument,
+    MissingDependency,
+    PermissionDenied,
+    RepositoryError,
+    SnapshotsError,
+    SourceUnusable,
+    ToolMissing,
+    UsageError,
+)
 from ..integration.backups import parts_progress
 from ..redaction import safe_url
 from ..repository import StagedPart
@@ -46,8 +56,8 @@ _EVERY = 1.0
 
 RETRY_AFTER = 1
 """Seconds before a source that failed is tried again."""
-_FINAL = (InvalidArgument, ToolMissing)
-"""Errors that another try does not change."""
+_FINAL = (UsageError, MissingDependency, PermissionDenied, RepositoryError, SourceUnusable, ToolMissing)
+"""Errors that another try does not change: somebody must change something first."""
 
 
 class WorkerSources(BaseModel):
@@ -197,50 +207,60 @@ class PartsOfRuns:
         return parts_progress(self.manager, [(job.pool, safe_url(job.source)) for job in self.jobs])
 
     def _staged_here(self, job: OwnJob, before: int) -> State[StagedPart]:
-        retries = self.patience.retries
-        here = stage_here.with_options(retries=retries, retry_delay_seconds=RETRY_AFTER)
+        here = stage_here.with_options(retries=self.patience.retries, retry_delay_seconds=RETRY_AFTER)
 
         def progress(label: str, done: int, total: int) -> None:
             self.progress(label, before + done, total)
 
-        return here(job.title, self.manager, job.sources, retries, progress, return_state=True)
+        return here(job.title, self.manager, job.sources, progress, return_state=True)
 
 
 def _names(futures: Mapping[int, PrefectFuture[StagedPart]]) -> dict[int, str]:
     return {number: future.state.name or "" for number, future in futures.items()}
 
 
-@task(name="stage-here", task_run_name="{title}", cache_policy=NO_CACHE, persist_result=False)
-def stage_here(
-    title: str, manager: BackupManager, sources: Sequence[str], retries: int, progress: Progress
-) -> StagedPart:
-    """Stage sources that the run of the flow reads itself.
+def _may_help(task: object, run: object, state: State[StagedPart]) -> bool:
+    """Return whether a task run that failed is worth another try."""
+    return not isinstance(state.result(raise_on_failure=False), _FINAL)
 
-    The last failure is a failed state, and no exception: the flow that waits for it says what failed, in one line.
 
-    Raises:
-        SnapshotsError: They could not be stored, and are tried again.
-    """
+@task(
+    name="stage-here",
+    task_run_name="{title}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retry_condition_fn=_may_help,
+)
+def stage_here(title: str, manager: BackupManager, sources: Sequence[str], progress: Progress) -> StagedPart:
+    """Stage sources that the run of the flow reads itself. An error of ours is the result of a failed state."""
     try:
         return manager.stage_backup("", sources, progress)
     except SnapshotsError as error:
-        if TaskRunContext.get().task_run.run_count <= retries and not isinstance(error, _FINAL):  # type: ignore[union-attr]
-            raise
-        return cast(StagedPart, Failed(message=f"{type(error).__name__}: {error}", data=error))
+        return _failed(error)
 
 
-@task(name="stage", task_run_name="{job.title}", cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="stage",
+    task_run_name="{job.title}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retry_condition_fn=_may_help,
+)
 def stage_on_worker(job: WorkerJob, patience: Patience) -> StagedPart:
-    """Have a worker stage one source, and wait for it.
+    """Have a worker stage one source, and wait for it. An error of ours is the result of a failed state."""
+    try:
+        message = _completed(job, patience)
+        found = _HANDED_OVER.search(message)
+        if found is None:
+            raise BackupFailed(f"The run on {job.pool} has handed over no part: {message or 'it left no message'}")
+        return StagedPart.from_text(found[1])
+    except BackupFailed as error:
+        return _failed(error)
 
-    Raises:
-        BackupFailed: The run of the worker did not complete. The message quotes its state.
-    """
-    message = _completed(job, patience)
-    found = _HANDED_OVER.search(message)
-    if found is None:
-        raise BackupFailed(f"The run on {job.pool} has handed over no part: {message or 'it left no message'}")
-    return StagedPart.from_text(found[1])
+
+def _failed(error: SnapshotsError) -> StagedPart:
+    """Return a failed state, and no exception: the flow that waits for it says what failed, in one line."""
+    return cast(StagedPart, Failed(message=f"{type(error).__name__}: {error}", data=error))
 
 
 @task(name="drill", task_run_name="{job.title}", cache_policy=NO_CACHE, persist_result=False)
@@ -307,8 +327,17 @@ def _completed(job: WorkerJob, patience: Patience) -> str:
             f"{job.pool!r} is running."
         )
     if state.type != StateType.COMPLETED:
-        raise BackupFailed(f"The run {run.name} ended as {state.name}: {state.message or 'it left no message'}")
+        message = state.message or "it left no message"
+        final = message.partition(":")[0] in _names_of_final_errors()
+        kind = SourceUnusable if final else BackupFailed
+        raise kind(f"The run {run.name} ended as {state.name}: {message}")
     return state.message or ""
+
+
+def _names_of_final_errors() -> set[str]:
+    """Return the names with which the message of a worker's run begins if another run would fail in the same way."""
+    kinds = (kind for kind in vars(errors).values() if isinstance(kind, type))
+    return {kind.__name__ for kind in kinds if issubclass(kind, _FINAL)}
 
 
 def handed_over(part: StagedPart, what: str) -> str:

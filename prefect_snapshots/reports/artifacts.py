@@ -24,7 +24,7 @@ def about_version(info: ArtifactInfo) -> dict[str, tuple[Value, Kind]]:
     return {
         "handler": (info.handler or "files", "text"),
         "size": (info.size, "bytes"),
-        "newly written": (info.written, "bytes"),
+        "written": (info.written, "bytes"),
         "from": (f"{origin} of {source.get('name')} in {source.get('url')}" if origin else None, "name"),
         "expires (UTC)": (info.expiry, "time"),
         **_made_by(info.made_by),
@@ -122,11 +122,11 @@ def about_artifact(registry: ArtifactRegistry, name: str, collection: str, liste
     if len(drawn) > 1:
         labels = tuple(info.version for info in drawn)
         yield Chart("Size of each version", "line", "bytes", tuple(info.size for info in drawn), labels)
-        yield Chart("Newly written by each version", "bars", "bytes", tuple(info.written for info in drawn), labels)
+        yield Chart("Written by each version", "bars", "bytes", tuple(info.written for info in drawn), labels)
     columns = Column("version", "name"), Column("stages"), Column("logged (UTC)", "time"), Column("metadata")
     yield Table(
         "Versions, newest first",
-        (*columns, Column("size", "bytes"), Column("new", "bytes")),
+        (*columns, Column("size", "bytes"), Column("written", "bytes")),
         tuple(
             (
                 info.version,

@@ -26,7 +26,7 @@ def about_backup(backup: Backup) -> Iterator[Block]:
     yield Facts(
         {
             "size": (backup.size, "bytes"),
-            "newly written": (backup.written, "bytes"),
+            "written": (backup.written, "bytes"),
             "files": (backup.files, "number"),
             "duration": (backup.duration, "seconds"),
             "description": (backup.description, "text"),
@@ -199,11 +199,16 @@ def about_backups(manager: BackupManager, listed: int) -> Iterator[Block]:
     if len(drawn) > 1:
         labels = tuple(f"{each.created_at:%Y-%m-%d %H:%M}" for each in drawn)
         yield Chart("Size of each backup", "line", "bytes", tuple(each.size for each in drawn), labels)
-        yield Chart("Newly written by each backup", "bars", "bytes", tuple(each.written for each in drawn), labels)
+        yield Chart("Written by each backup", "bars", "bytes", tuple(each.written for each in drawn), labels)
         yield Chart("Duration of each backup", "bars", "seconds", tuple(each.duration for each in drawn), labels)
     yield Calendar("Days with backups", _days(regular, failures, rows))
     yield from _about_failures(failures)
-    columns = Column("backup", "name"), Column("size", "bytes"), Column("new", "bytes"), Column("duration", "seconds")
+    columns = (
+        Column("backup", "name"),
+        Column("size", "bytes"),
+        Column("written", "bytes"),
+        Column("duration", "seconds"),
+    )
     yield Table(
         "Backups, newest first",
         (*columns, Column("kept because")),

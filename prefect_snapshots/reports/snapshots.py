@@ -58,12 +58,12 @@ def about_snapshots(manager: Manager, listed: int, until: int | None = None) -> 
     if len(records) > 1:
         drawn = records[-_DRAWN:]
         written = tuple(record.written for record in drawn)
-        yield Chart("Newly written by each snapshot", "bars", "bytes", written, tuple(record.id for record in drawn))
+        yield Chart("Written by each snapshot", "bars", "bytes", written, tuple(record.id for record in drawn))
     older = {new: old for old, new in itertools.pairwise(records[-listed - 1 :])}
     columns = Column("snapshot", "name"), Column("saved (UTC)", "time"), Column("metadata"), Column("size", "bytes")
     yield Table(
         "Snapshots, newest first",
-        (*columns, Column("new", "bytes"), Column("changed leaves"), Column("marks")),
+        (*columns, Column("written", "bytes"), Column("changed leaves"), Column("marks")),
         tuple(
             (
                 record.id,
@@ -112,7 +112,7 @@ def _leaves(manager: Manager, record: Record) -> Leaves | None:
 
 def _change(manager: Manager, old: Record | None, new: Record) -> str:
     leaves, changed = count_leaves(manager, old, new)
-    return "" if leaves is None else f"{leaves:,} in all" if changed is None else f"{changed:,} of {leaves:,}"
+    return "" if leaves is None else f"? of {leaves:,}" if changed is None else f"{changed:,} of {leaves:,}"
 
 
 def _metrics(records: Sequence[Record], first: str | None) -> Iterator[tuple[str, tuple[float | None, ...]]]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
-from ...errors import BackupFailed, InvalidArgument, MissingDependency
+from ...errors import BackupFailed, InvalidArgument, MissingDependency, SourceUnusable
 from ...messages import logger
 from ...private_files import as_private
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpNote, DumpReader, Switch
@@ -234,7 +234,7 @@ def _connected(path: str, create: bool = False, read_only: bool = False) -> Iter
             'DuckDB databases need the package duckdb. Run `pip install "prefect-snapshots[duckdb]"`.'
         ) from error
     if not create and not os.path.exists(path):
-        raise BackupFailed(f"{path} does not exist.")
+        raise SourceUnusable(f"{path} does not exist.")
     try:
         config: dict[str, str | bool | int | float | list[str]] = {"allow_persistent_secrets": False} if create else {}
         with contextlib.closing(duckdb.connect(path, read_only=read_only, config=config)) as connection:

@@ -30,7 +30,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from ...errors import BackupFailed, InvalidArgument
+from ...errors import BackupFailed, InvalidArgument, SourceUnusable
 from ...messages import logger
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpNote, DumpReader, Switch
 from ..working import check_space
@@ -210,7 +210,7 @@ class MariaDB(ServerDatabase):
             f"WHERE schema_name = {_literal(self._database)}"
         )
         if not found:
-            raise BackupFailed(f"{self.name}: There is no such database.")
+            raise SourceUnusable(f"{self.name}: There is no such database.")
         broken = self._broken_views() if self.address.options.get(_STRICT) == "false" else {}
         ((charset, collation),) = found
         ((size,),) = self._ask(
@@ -398,11 +398,11 @@ class MariaDB(ServerDatabase):
             limited, quoted, *times = json.loads(tool.run(*SESSION, stdin=[query]))
         remedy = "Set it to DEFAULT, and look into init_connect, too."
         if limited:
-            raise BackupFailed(f"The server limits the rows of every query by sql_select_limit. {remedy}")
+            raise SourceUnusable(f"The server limits the rows of every query by sql_select_limit. {remedy}")
         if not quoted:
-            raise BackupFailed(f"The server quotes no names, because of sql_quote_show_create. {remedy}")
+            raise SourceUnusable(f"The server quotes no names, because of sql_quote_show_create. {remedy}")
         if times and times[0] != "DEFAULT":
-            raise BackupFailed(f"The server shows all sessions old rows, because of system_versioning_asof. {remedy}")
+            raise SourceUnusable(f"The server shows all sessions old rows, because of system_versioning_asof. {remedy}")
 
     def _without_keys(self) -> list[DumpNote]:
         """Tables that this server would not let anybody create."""

@@ -35,7 +35,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from ...errors import BackupFailed, InvalidArgument, RestoreRunning
+from ...errors import BackupFailed, InvalidArgument, RestoreRunning, SourceUnusable
 from ...messages import logger
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpNote, DumpReader, Switch
 from .base import (
@@ -1120,7 +1120,7 @@ class PostgreSQL(ServerDatabase):
             "current_setting('server_version_num')::int / 10000)"
         )
         if (dump := self._dump_version()) < server[1]:
-            raise BackupFailed(
+            raise SourceUnusable(
                 f"The installed pg_dump {dump} cannot dump PostgreSQL {server[1]}, which is newer. Install "
                 f"postgresql-client-{server[1]}."
             )

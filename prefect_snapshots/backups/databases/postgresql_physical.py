@@ -22,7 +22,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from ...errors import BackupFailed, IntegrityError, InvalidArgument, RestoreFailed
+from ...errors import BackupFailed, IntegrityError, InvalidArgument, RestoreFailed, SourceUnusable
 from ...wal.names_and_headers import parse_lsn
 from ..sources import (
     ChangedFile,
@@ -130,7 +130,7 @@ class PostgreSQLCluster(ServerDatabase):
             session = stack.enter_context(self._connection._session())
             facts = session.ask(_FACTS)
             if facts["standby"]:
-                raise BackupFailed(f"{self.name} is a standby. Back up its primary.")
+                raise SourceUnusable(f"{self.name} is a standby. Back up its primary.")
             notes: list[DumpNote] = []
             received = ClusterFiles(notes, facts["block"])
             streams = self._started(stack, facts, earlier, notes)

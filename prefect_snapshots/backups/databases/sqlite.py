@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from ...errors import UNDECODABLE, BackupFailed
+from ...errors import UNDECODABLE, BackupFailed, SourceUnusable
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpNote, DumpReader, Switch
 from ..working import folder_beside, working_folder
 from .base import Checksums, FileDatabase, check_only, file_pieces, restoring, write
@@ -29,6 +29,8 @@ from .base import Checksums, FileDatabase, check_only, file_pieces, restoring, w
 _FILE = "database.sqlite"
 _SETTINGS = "database.json"
 _SHOWN = 100
+_UNUSABLE = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
+"""Codes of errors that another try does not change."""
 """The most problems that a check counts. More tell you nothing new, and counting all in a large table takes long."""
 _RULES = re.compile(
     r"^(?:NULL value in|CHECK constraint failed in|[\w-]+ value in|non-unique entry in index|row \d+ missing from)"
@@ -178,11 +180,12 @@ def _connected(path: str, mode: str) -> Iterator[sqlite3.Connection]:
             yield connection
     except sqlite3.Error as error:
         if str(error).startswith("Could not decode to UTF-8"):  # never a value: no query reads those as text
-            raise BackupFailed(
+            raise SourceUnusable(
                 "The database has a table, column, index or trigger whose name is not valid UTF-8. Rename it, for "
                 "example by ALTER TABLE in the program sqlite3, and run this again."
             ) from error
-        raise BackupFailed(f"{path}: SQLite says: {error}") from error
+        kind = SourceUnusable if getattr(error, "sqlite_errorcode", 0) & 0xFF in _UNUSABLE else BackupFailed
+        raise kind(f"{path}: SQLite says: {error}") from error
 
 
 def _uri(path: str) -> str:
@@ -221,7 +224,7 @@ def _readable(path: str) -> Iterator[sqlite3.Connection]:
             raise
         before = os.stat(path)
         if os.path.exists(f"{path}-wal"):
-            raise BackupFailed(
+            raise SourceUnusable(
                 f"{path} is in WAL mode and has a log, which you can read only if you may write to its folder. Grant "
                 "this right to the user of the backup, or run the backup while the application runs."
             ) from error

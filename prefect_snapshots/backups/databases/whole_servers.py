@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from ...errors import BackupFailed, InvalidArgument
+from ...errors import InvalidArgument, SourceUnusable
 from ..sources import Database, DropsAbandoned, Dump, DumpFile, DumpNote, DumpReader, Password
 from .base import Address, ServerDatabase, check_counts, read_settings, restoring
 
@@ -68,7 +68,7 @@ class WholeServer(ServerDatabase):
         names = self.listed()
         found = [name for name in names if self._matches(name)]
         if not found:
-            raise BackupFailed(f"No database matches {self.name}. The server has: {', '.join(names) or 'none'}.")
+            raise SourceUnusable(f"No database matches {self.name}. The server has: {', '.join(names) or 'none'}.")
         return [self.named(name) for name in ([""] * self.with_accounts + found)]
 
     def covers(self, part: str) -> bool:
