@@ -29,6 +29,7 @@ from prefect_snapshots.documents import (
     Curves,
     Document,
     Facts,
+    Graph,
     Heading,
     Note,
     Step,
@@ -154,6 +155,24 @@ def test_a_calendar_tells_apart_what_is_kept_and_what_goes() -> None:
     days = {title.text for title in ElementTree.fromstring(drawn).iter("{http://www.w3.org/2000/svg}title")}
     assert days == {"2026-06-01: kept", "2026-06-03: pinned", "2026-06-04: will be deleted", "2026-06-05: failed"}
     assert '<rect class="bad"' in drawn
+
+
+def test_all_whole_months_of_a_calendar_have_names() -> None:
+    drawn = image(Calendar("", {date(2026, 11, 28): "kept"}))
+    assert [name for name in ("Aug", "Sep", "Oct", "Nov") if f">{name}</text>" in drawn] == ["Sep", "Oct", "Nov"]
+
+
+def test_an_axis_of_sizes_begins_at_zero() -> None:
+    assert ">0 B</text>" in image(Chart("", "line", "bytes", (4_000_000, 6_000_000), ("a", "b")))
+
+
+def test_the_name_of_the_version_that_a_graph_is_about_fits_its_box() -> None:
+    name = "default/a-model-with-a-long-name"
+    layers = ((("one", "v1"), ("two", "v1"), ("three", "v1")), ((name, "v0"),))
+    drawn = image(Graph("", layers, (), (1, 0)))
+    [wide] = {float(found) for found in re.findall(r'class="node"[^>]* width="([0-9.]+)"', drawn)}
+    [shown] = re.findall(r'<text class="title"[^>]*>(defa[^<]*)</text>', drawn)
+    assert 7.3 * len(shown) < wide - 10, "bold characters are wide"
 
 
 def test_a_failed_backup_is_red_unless_another_one_was_made_that_day(tmp_path: Path) -> None:

@@ -81,6 +81,8 @@ _LINE = 18
 """The height of a row of names below a comparison: that of a line of text, and a gap."""
 _ACROSS = 3
 """Nodes side by side in a graph: more would leave too little space for their names."""
+_CHARACTER = 6.5, 7.3
+"""The width of a character in a node, and of a bold one, as fonts without serifs have it on average."""
 _NODE = 42
 """The height of a node of a graph, for two lines of text."""
 _BETWEEN = 30
@@ -197,7 +199,8 @@ def _chart(chart: Chart) -> Iterator[str]:
     there = [value for value in chart.values if _finite(value)]
     if not there:
         return
-    y, ticks = _scale(min(there) if chart.form == "line" else 0.0, max(there))
+    # Of a size, everybody takes the lower end of the axis for zero.
+    y, ticks = _scale(min(there) if chart.form == "line" and chart.kind != "bytes" else 0.0, max(there))
     yield from _frame(y, ticks, chart.kind, chart.labels[0], chart.labels[-1] if len(chart.labels) > 1 else "")
     floor, room = _HEIGHT - _BOTTOM, WIDTH - _LEFT - _RIGHT
     if chart.form == "bars":
@@ -277,13 +280,14 @@ def _graph(graph: Graph) -> Iterator[str]:
         half = (to_y - y) / 2
         yield f'<path class="edge" d="M{x:.1f} {y}C{x:.1f} {y + half} {to_x:.1f} {to_y - half} {to_x:.1f} {to_y}"/>'
         yield f'<path class="data" d="M{to_x:.1f} {to_y}l-4 -7h8z"/>'
-    wide = WIDTH / _ACROSS - 10
+    wide = WIDTH / min(_ACROSS, max(2, *map(len, graph.layers))) - 10
     for (layer, at), (x, y) in places.items():
         name, about = graph.layers[layer][at]
         yield f'<rect class="node" x="{x - wide / 2:.1f}" y="{y}" width="{wide:.1f}" height="{_NODE}" rx="6"/>'
-        title = ' class="title"' if (layer, at) == graph.marked else ""
+        bold = (layer, at) == graph.marked
+        title, most = ' class="title"' * bold, int((wide - 12) / _CHARACTER[bold])
         for text, down in ((name, 17), (about, 33)):
-            yield f'<text{title} x="{x:.1f}" y="{y + down}" text-anchor="middle">{_text(_cut(text, 20))}</text>'
+            yield f'<text{title} x="{x:.1f}" y="{y + down}" text-anchor="middle">{_text(_cut(text, most))}</text>'
 
 
 def _scale(least: float, most: float) -> tuple[Callable[[float], float], list[float]]:
@@ -316,14 +320,14 @@ def _calendar(calendar: Calendar) -> Iterator[str]:
     for row, name in ((0, "Mon"), (2, "Wed"), (4, "Fri")):
         yield f'<text x="0" y="{32 + row * _CELL}">{name}</text>'
     weeks = (monday - begin).days // 7 + 1
-    before, free = "", 0
+    before = ""
     for week in range(weeks):
         first = begin + timedelta(weeks=week)
         x = 36 + week * _CELL
         month = f"{first:%b}"
-        if month != before and week >= free:
+        # The month in which it begins may end too soon for a name before that of the next one.
+        if month != before and f"{first + timedelta(weeks=2):%b}" == month:
             yield f'<text x="{x}" y="14">{month}</text>'
-            free = week + 3
         before = month
         for row in range(7):
             day = first + timedelta(days=row)

@@ -28,9 +28,9 @@ from .base import Checksums, FileDatabase, check_only, file_pieces, restoring, w
 
 _FILE = "database.sqlite"
 _SETTINGS = "database.json"
-_SHOWN = 100
 _UNUSABLE = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
 """Codes of errors that another try does not change."""
+_SHOWN = 100
 """The most problems that a check counts. More tell you nothing new, and counting all in a large table takes long."""
 _RULES = re.compile(
     r"^(?:NULL value in|CHECK constraint failed in|[\w-]+ value in|non-unique entry in index|row \d+ missing from)"
