@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import pickle
 import resource
@@ -17,6 +18,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -261,6 +263,32 @@ class TestWrongOptions:
         with pytest.raises(errors.StorageUnavailable, match="Check the network") as caught:
             location.read("a")
         assert "ya29.secret" not in str(caught.value)
+
+
+def test_a_list_in_memory_is_one_of_a_moment() -> None:
+    """Garbage may be collected at any time, and let other threads run, which store something."""
+    location = open_location(f"memory://{uuid.uuid4().hex}")
+    for number in range(3_000):
+        location.create(f"a/{number}", b"x")
+    more = iter(range(1_000))
+
+    class Garbage:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            for number in more:
+                location.create(f"b/{number}", b"y")
+                Garbage()
+                break
+
+    threshold = gc.get_threshold()
+    Garbage()
+    gc.set_threshold(1, 1_000_000)
+    try:
+        assert len(location.list("a")) == 3_000
+    finally:
+        gc.set_threshold(*threshold)
 
 
 def test_nothing_in_the_data_ends_an_upload(gcs_storage: Storage) -> None:

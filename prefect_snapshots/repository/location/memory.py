@@ -45,7 +45,8 @@ class MemoryLocation(Location):
     def _objects(self, folder: str) -> Iterator[ObjectInfo]:
         self.requests.add("LIST")
         below = f"{self._root}{folder}/" if folder else self._root
-        for name, file in list(self._store.items()):
+        # The copy of a dict is atomic. A list of its items is not: it may collect garbage, and so let other threads run.
+        for name, file in self._store.copy().items():
             if name.startswith(below):
                 # getvalue() returns the bytes without a copy; reading them from the file would copy them.
                 size = len(file.getvalue())
