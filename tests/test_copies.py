@@ -210,6 +210,45 @@ def mortal(url: str, dies_at: int, last_succeeds: bool, password: str | None = N
     return repository
 
 
+def test_renames_and_descriptions_are_copied_and_a_rename_in_the_copy_is_told(tmp_path: Path) -> None:
+    source, target = Repository(tmp_path / "source"), Repository(tmp_path / "target", password="two")
+    snapshots, registry = SnapshotManager(source, name="train"), ArtifactRegistry(source)
+    for number in range(3):
+        snapshots.save_snapshot(noise(number), f"s{number}")
+    snapshots.pin("s1")
+    registry.log_artifact("data", noise(5).hex(), "json")
+    registry.describe_artifact("data", description="of the harbour", add_tags="raw")
+    registry.log_artifact("model", 1, "json")
+    registry.set_alias("model", "v0", "production")
+    assert source.copy_to(target).ok
+    size = sum(info.size for info in target.location.list("packs"))
+    snapshots.rename("trained")
+    registry.rename_artifact("model", "net")
+    assert source.copy_to(target).ok
+    assert sum(info.size for info in target.location.list("packs")) == size, "the data is there under the old name"
+    renamed = SnapshotManager(source, name="trained")
+    renamed.save_snapshot(b"more", "s3")
+    assert source.copy_to(target).ok
+    copied, there = SnapshotManager(target, name="trained"), ArtifactRegistry(target)
+    assert [(info.id, info.pinned, info.created_at) for info in copied.list_snapshots()] == [
+        (info.id, info.pinned, info.created_at) for info in renamed.list_snapshots()
+    ]
+    assert copied.load_snapshot("s1") == noise(1)
+    assert [info.id for info in SnapshotManager(target, name="train").list_snapshots()] == ["s2", "s1", "s0"]
+    assert there.get_description("data") == registry.get_description("data")
+    assert there.get_aliases("net") == registry.get_aliases("net")
+    assert source.check(against=target).problems == []
+    copied.rename("there")
+    renamed.save_snapshot(b"after", "s4")
+    assert source.copy_to(target).ok
+    assert [info.id for info in SnapshotManager(target, name="trained").list_snapshots()] == ["s4"]
+    assert len(SnapshotManager(target, name="there").list_snapshots()) == 4
+    (problem,) = source.check(against=target).problems
+    assert problem.path == "snapshots/there"
+    assert "unless it got this name in the copy" in problem.what
+    assert target.check(read_data=True).problems == []
+
+
 def test_a_copy_that_is_killed_at_any_write_can_be_continued(tmp_path: Path, memory_storage: Storage) -> None:
     source = Repository(tmp_path / "source")
     snapshots, registry = SnapshotManager(source), ArtifactRegistry(source)

@@ -33,7 +33,10 @@ def compare(
         say("comparing", number, len(there))
         label = f"{kind}/{name}"
         if (kind, name) not in here:
-            what = "it is in the copy, but not here. It was taken away, unless another repository is copied there, too"
+            what = (
+                "it is in the copy, but not here. It was taken away, unless it got this name in the copy, or another "
+                "repository is copied there, too"
+            )
             report.problems.append(Problem(label, what, (label,)))
             continue
         try:

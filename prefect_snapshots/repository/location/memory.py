@@ -45,7 +45,7 @@ class MemoryLocation(Location):
     def _objects(self, folder: str) -> Iterator[ObjectInfo]:
         self.requests.add("LIST")
         below = f"{self._root}{folder}/" if folder else self._root
-        # The copy of a dict is atomic. A list of its items is not: it may collect garbage, and so let other threads run.
+        # To copy a dict is atomic. To list its items is not: garbage may be collected, so that other threads run.
         for name, file in self._store.copy().items():
             if name.startswith(below):
                 # getvalue() returns the bytes without a copy; reading them from the file would copy them.
