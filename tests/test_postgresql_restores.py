@@ -685,6 +685,14 @@ def test_hostile_words_in_any_setting_run_nothing(
     assert leftovers(admin) == []
 
 
+def test_a_setting_may_be_called_like_a_word_of_sql(server: Server, admin: Client, shop: Client) -> None:
+    shop("CREATE TABLE t AS SELECT 1 AS i")
+    admin("""ALTER DATABASE shop SET app."user" = 'me'; ALTER DATABASE shop SET "select".x = 'y';""")
+    kept = StoredDump.of(of(server))
+    of(server).restore(kept)
+    assert sorted(shop("SELECT current_setting('app.user') UNION SELECT current_setting('select.x');")) == ["me", "y"]
+
+
 def hostile_dump(server: Server, kept: StoredDump, old: bytes, new: bytes) -> StoredDump:
     """A dump in which a text was replaced by another one of the same length."""
     assert len(old) == len(new)

@@ -1506,7 +1506,8 @@ def _alter_statements(name: str, settings: _PostgreSQLSettings, owners: bool, su
 def _set_statement(target: str, setting: str) -> str:
     option, _, value = setting.partition("=")
     values = _elements(value) if option in _LISTS else [value]
-    # The names of extensions' settings are two, joined by a dot.
+    # The names of extensions' settings are two, joined by a dot. Nothing else than letters, digits and `_` is in them
+    # (see `_PostgreSQLSettings`), but a word of SQL may be.
     named = ".".join(map(_quoted, option.split(".")))
     return f"{target} SET {named} TO {', '.join(map(_literal, values or ['']))}"
 
