@@ -501,7 +501,7 @@ def test_the_command_shows_everything_on_a_terminal(repository: Repository, run:
     text = run("report", "-r", repository.url)
     for line in ("shop (backups)", "train (snapshots)", "inverse (checkpoints)", "models/classifier (artifacts)"):
         assert line in text.splitlines()
-    assert "Size of each backup           ▁▃▆█" in text
+    assert "Size of each backup      ▁▃▆█" in text
     assert "\x1b" not in text
     assert "\u202e" not in text
     said = json.loads(run("report", "-r", repository.url, "--name", "train", "--rank-by", "loss", "--json"))
