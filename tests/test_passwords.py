@@ -608,6 +608,7 @@ _TOO_LONG = base64.b64encode(bytes(1000)).decode()
 @pytest.mark.parametrize(
     "hostile",
     [
+        lambda good: [_altered(good, cost=2**19)],  # within the sum of all costs
         lambda good: [_altered(good, cost=2**22)],
         lambda good: [_altered(good, cost=2**62)],
         lambda good: [_altered(good, cost=0)],
