@@ -932,16 +932,15 @@ class PostgreSQL(ServerDatabase):
             obstacles = session.ask(_OBSTACLES.format(tables=_json_literal(places)))
             checks = [check for check in session.ask(_CALLING) if check[0] in obstacles["above"]]
             orphans = _orphans(session, [key[:2] for key in obstacles["keys"]])
+            # Generated columns, checks and indexes may call functions that find others by the search path.
+            session.run(f"SET LOCAL search_path TO {settings.search_path}")
             _set_aside(session, checks)
             for statement in [*obstacles["before"], f"TRUNCATE {tables}"]:
                 session.run(statement)
-            # Generated columns and checks may call functions that find others by the search path.
-            session.run(f"SET LOCAL search_path TO {settings.search_path}")
             dumped = _partitions(session, [name for name in wanted if there[name][2]])
             parts = [(schema, table) for each in dumped.values() for _, schema, table in each]
             self._feed(session, dump, places, parts, [(schema, name) for schema, name in obstacles["sequences"]])
             warnings = list(_add_checks(session, checks))
-            session.run("SET LOCAL search_path TO pg_catalog")
             counts = _count(session, [(there[name][3], there[name][2]) for name in wanted])
             check_counts(counts, {name: dump.counts[name] for name in wanted})
             for place, name, made, comment in obstacles["keys"]:
@@ -1276,6 +1275,8 @@ def _count(session: _Session, names: Sequence[tuple[str, bool]]) -> dict[str, in
         )
         # A transaction keeps the locks of all tables that it has read; going back to a savepoint gives them back.
         session.run("SAVEPOINT counting")
+        # A plan looks into functions that indexes call, which may find others by the search path.
+        session.run("SET LOCAL search_path TO DEFAULT")
         found = session.ask(f"SELECT jsonb_object_agg(name, n) FROM ({counted}) AS c(name, n)")
         counts |= {_shown(name): n for name, n in found.items()}
         session.run("ROLLBACK TO SAVEPOINT counting; RELEASE SAVEPOINT counting")
