@@ -15,10 +15,14 @@ from unittest.mock import patch
 import pytest
 import servers
 from gcsfs.core import GCSFileSystem
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from s3fs import S3FileSystem
 
-from prefect_snapshots import ArtifactRegistry, BackupManager, Repository, SnapshotManager
+from prefect_snapshots import ArtifactRegistry, BackupManager, Repository, SnapshotManager, use_repository
 from prefect_snapshots.errors import InvalidArgument, PermissionDenied, RepositoryNotFound, UnsupportedStorage
+from prefect_snapshots.flows import extend_locks
+from prefect_snapshots.flows.maintenance import LOCKS
 from prefect_snapshots.repository.location import object_locks, open_location
 
 DAYS = 30
@@ -239,6 +243,22 @@ def test_locks_are_extended_before_they_end(thief: Thief, options: dict[str, Any
     assert extended == len(listed) > 3
     for info in listed:
         assert thief.lock_of(f"r/{info.path}")[1] - later >= timedelta(days=DAYS) - timedelta(seconds=1)
+
+
+@pytest.mark.xdist_group("prefect")
+@pytest.mark.usefixtures("prefect_server")
+def test_a_flow_extends_locks(thief: Thief, options: dict[str, Any]) -> None:
+    repository = Repository(thief.url, storage_options=options)
+    SnapshotManager(repository, name="m").save_snapshot(1, "one")
+    later = datetime.now(UTC) + timedelta(days=DAYS / 2 + 1)
+    with patch.object(object_locks, "datetime", wraps=datetime) as clock, use_repository(repository):
+        clock.now.return_value = later
+        count = extend_locks()
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[LOCKS])))
+    assert count > 2
+    [page] = [one for one in found if thief.url in str(one.description)]
+    assert f"The locks of {count} objects were extended" in str(page.description)
 
 
 def test_a_thief_who_stores_the_same_again_without_a_lock_and_waits_destroys_nothing(

@@ -209,6 +209,7 @@ def test_flows_are_deployed_without_a_checkout(shop: Program, client: SyncPrefec
         "backup",
         "prune",
         "expire",
+        "locks",
         "prefect-server",
         "cleanup",
         "--cron",

@@ -18,7 +18,7 @@ from .project_settings import BLOCKS, configuration, write_settings
 from .session import SessionArgument
 
 FlowName = Literal[
-    "backup", "restore", "drill", "cleanup", "check", "prune", "watch", "doctor", "prefect-server", "expire"
+    "backup", "restore", "drill", "cleanup", "check", "prune", "watch", "doctor", "prefect-server", "expire", "locks"
 ]
 
 NIGHTLY = "0 2 * * *"
@@ -37,6 +37,7 @@ _PLANS: Mapping[FlowName, tuple[str, str, str]] = {
     "doctor": ("doctor", "Tests whether the worker can reach the repository and what is backed up.", ""),
     "prefect-server": ("backup_prefect_server", "Backs up the database of the Prefect server.", "30 */6 * * *"),
     "expire": ("expire_results", "Deletes results of tasks that are older than three months.", "0 6 2 * *"),
+    "locks": ("extend_locks", "Extends the locks of all objects in the bucket before they end.", "0 3 * * *"),
 }
 """The flow, what it does, and the usual schedule of each deployment."""
 
@@ -66,8 +67,8 @@ def deployments(
     --repository or pyproject.toml names, or else the block `default` or the settings of the worker.
 
     Args:
-        flows: backup, restore, drill, cleanup, check, prune, watch, doctor, prefect-server or expire. Default: backup,
-            restore, drill, check, watch and doctor.
+        flows: backup, restore, drill, cleanup, check, prune, watch, doctor, prefect-server, expire or locks. Default:
+            backup, restore, drill, check, watch and doctor.
         work_pool: The work pool. Default: snapshots.
         cron: When backups are made, as a cron expression. Default: 0 2 * * *, every night.
         timezone: The time zone of all schedules. Default: UTC.

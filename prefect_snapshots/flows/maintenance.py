@@ -7,6 +7,7 @@ Events for automations have the resource `prefect-snapshots.repositories.<URL>` 
 
 - `prefect-snapshots.repository.checked` and `prefect-snapshots.repository.damaged`: `read_data`, `versions`,
   `bytes_read`, `count` (of problems), `problems` (strings, the first of them), `hits` (the versions that these damage);
+- `prefect-snapshots.repository.locked`: `extended` (a number of objects);
 - `prefect-snapshots.repository.pruned`: `freed` and `freed_later` (bytes), `packs_deleted`;
 - `prefect-snapshots.results.expired`: `name`, `expired` and `kept` (numbers), `size` (bytes of what expired), `freed`
   and `freed_later` (bytes; null if nothing was pruned).
@@ -34,6 +35,7 @@ from .failing import fails_with_one_error
 
 CHECK = "prefect-snapshots-check"
 PRUNE = "prefect-snapshots-prune"
+LOCKS = "prefect-snapshots-locks"
 """Keys of the reports in the Prefect UI."""
 
 LISTED = 20
@@ -133,7 +135,11 @@ def extend_locks(repository: str | None = None) -> int:
     """
     extended = current_repository(repository)
     count = extended.extend_locks()
-    run_logger().info("The locks of %s of %s were extended.", count_text(count, "object"), extended.url)
+    told = f"The locks of {count_text(count, 'object')} were extended."
+    run_logger().info("%s: %s", extended.url, told)
+    with only_warn(f"The locks of {extended.url} are extended"):
+        _reporter(extended).emit("repository.locked", {"extended": count})
+        _reporter(extended).leave_table([{"what": "objects with a longer lock", "number": count}], told, LOCKS)
     return count
 
 
