@@ -1233,6 +1233,8 @@ FILE_HEADER: dict[str, Any] = {
         {"snapshots": [[{"deep": msgspec.Raw(b"\x91" * 100_000)}, 0, 0]]},
         {"snapshots": [[{}, 0, 0]]},
         {"snapshots": [[{"id": "a", "tags": 1, "metadata": 1, "time": "x"}, 0, 0]]},
+        {"snapshots": [[{"id": "../a"}, 0, 0]]},
+        {"snapshots": [[{"id": "a\u202e"}, 0, 0]]},
         {"snapshots": [[{"id": "a"}, -1, 1]]},
         {"snapshots": [[{"id": "a"}, 0, 2**62]]},
     ],

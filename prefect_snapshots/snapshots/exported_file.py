@@ -14,9 +14,10 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
-from ..errors import DamagedObject, SnapshotsError, UnsupportedFormat
+from ..errors import DamagedObject, InvalidName, SnapshotsError, UnsupportedFormat
 from ..private_files import create_file
 from ..repository.descriptions import NOTHING, Description
+from ..repository.names import check_name
 from ..retention import RetentionPolicy
 from ..values.pickling import dump, load
 from .backends import Held
@@ -143,6 +144,11 @@ def read_file(path: Path, allow_pickle: bool) -> tuple[Exported, Iterator[tuple[
     sizes = [size for saved in header.snapshots for size in (saved.manifest, saved.size)]
     if any(size < 0 for size in sizes) or start + length + sum(sizes) + _HASH != len(data):
         raise DamagedObject(str(path), "the sizes of its snapshots do not add up")
+    for saved in header.snapshots:
+        try:
+            check_name(saved.body["id"], "snapshot id")
+        except (KeyError, InvalidName) as error:
+            raise DamagedObject(str(path), f"a snapshot in it has no valid id ({error})") from error
     what = f"The comparison function of {path} was"
     cmp = load(header.cmp, allow_pickle=allow_pickle, what=what, path="cmp") if header.cmp else None
     ranking = Ranking(header.rank_by, header.mode, cmp)  # type: ignore[arg-type]
