@@ -1226,19 +1226,18 @@ FILE_HEADER: dict[str, Any] = {
 @pytest.mark.parametrize(
     "forged",
     [
-        b"\x91" * 100_000,
-        {"description": msgspec.Raw(b"\xa3\xed\xa0\x80")},
-        {"cmp": b"x"},
-        {"retention": {"keep_within": "x"}},
-        {"snapshots": [[{"deep": msgspec.Raw(b"\x91" * 100_000)}, 0, 0]]},
-        {"snapshots": [[{}, 0, 0]]},
-        {"snapshots": [[{"id": "a", "tags": 1, "metadata": 1, "time": "x"}, 0, 0]]},
-        {"snapshots": [[{"id": "../a"}, 0, 0]]},
-        {"snapshots": [[{"id": "a\u202e"}, 0, 0]]},
-        {"snapshots": [[{"id": "a"}, -1, 1]]},
-        {"snapshots": [[{"id": "a"}, 0, 2**62]]},
+        pytest.param(b"\x91" * 100_000, id="deep"),
+        pytest.param({"description": msgspec.Raw(b"\xa3\xed\xa0\x80")}, id="half of a surrogate pair"),
+        pytest.param({"cmp": b"x"}, id="no function"),
+        pytest.param({"retention": {"keep_within": "x"}}, id="no duration"),
+        pytest.param({"snapshots": [[{"deep": msgspec.Raw(b"\x91" * 100_000)}, 0, 0]]}, id="deep within"),
+        pytest.param({"snapshots": [[{}, 0, 0]]}, id="no id"),
+        pytest.param({"snapshots": [[{"id": "a", "tags": 1, "metadata": 1, "time": "x"}, 0, 0]]}, id="other types"),
+        pytest.param({"snapshots": [[{"id": "../a"}, 0, 0]]}, id="an id that leads out"),
+        pytest.param({"snapshots": [[{"id": "a\u202e"}, 0, 0]]}, id="an id that is not visible"),
+        pytest.param({"snapshots": [[{"id": "a"}, -1, 1]]}, id="a size below 0"),
+        pytest.param({"snapshots": [[{"id": "a"}, 0, 2**62]]}, id="a size beyond the end"),
     ],
-    ids=str,
 )
 def test_a_forged_file_is_damage(tmp_path: Path, forged: Any) -> None:
     """Its hash shows damage only: whoever writes a file can calculate it."""
