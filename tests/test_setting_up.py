@@ -234,6 +234,7 @@ def test_flows_are_deployed_without_a_checkout(shop: Program, client: SyncPrefec
 def test_what_cannot_be_deployed_is_refused(shop: Program) -> None:
     assert "nothing to back up" in shop.complaint("deployments", status=2)
     assert "contains a secret" in shop.complaint("deployments", "check", "-r", "sftp://me:hidden@host/x", status=2)
+    assert "double braces" in shop.complaint("deployments", "backup", "--directory", "a/{{name}}/b", status=2)
     assert not (shop.directory / "prefect.yaml").exists()
 
 

@@ -108,8 +108,8 @@ def plan(
         work_pool: The work pool.
 
     Raises:
-        InvalidArgument: Backups are chosen, and there is nothing to back up; flows cannot do what is configured; or
-            the cron expression is invalid.
+        InvalidArgument: Backups are chosen, and there is nothing to back up; flows cannot do what is configured; the
+            cron expression is invalid; or a name or path has double braces.
     """
     checked_cron(cron)
     configured = configuration()
@@ -153,6 +153,7 @@ def plan(
                 "schedules": [{"cron": when, "timezone": timezone}] if when else [],
             }
         )
+    _check_no_braces(planned)
     return planned
 
 
@@ -241,6 +242,17 @@ def _check_no_secret(url: str, block: str) -> None:
         raise InvalidArgument(
             f"The URL of {safe_url(url)} contains a secret, and the Prefect server stores and shows the parameters of "
             f"deployments. Save it in a block of the type {block}, and pass {_BLOCK_OF[block]}NAME in its place."
+        )
+
+
+def _check_no_braces(planned: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse what Prefect would replace: a folder of templates, `{{name}}`, would silently be left out of backups."""
+    from prefect.utilities.templating import find_placeholders
+
+    if found := sorted(each.full_match for each in find_placeholders(list(planned))):
+        raise InvalidArgument(
+            f"Prefect replaces what is in double braces in a deployment, and here are {', '.join(found)}. Nothing was "
+            "written. Rename it, or back up the folder that it is in."
         )
 
 
