@@ -1385,7 +1385,9 @@ def test_what_is_left_out_of_a_backup_is_said_by_options_and_by_the_exit_code(sh
     assert "closed" in weak.complaint(*prefix, "backups", "create", status=1)
     failure, _ = shop.json("backups", "list")["failed"]
     assert failure["error"].startswith("SourceUnusable: ")
-    assert re.search(r"The last backup of shop failed, 2.*: BackupFailed: .*closed", shop.run("backups", "list").stdout)
+    assert re.search(
+        r"The last backup of shop failed, 2.*: SourceUnusable: .*closed", shop.run("backups", "list").stdout
+    )
     assert "closed" in shop.run("report").stdout
     assert not shop.json("backups", "create")["incomplete"]
     assert "failed" not in shop.run("backups", "list").stdout
