@@ -31,6 +31,7 @@ from prefect_snapshots.documents import (
     Facts,
     Graph,
     Heading,
+    Link,
     Note,
     Step,
     Table,
@@ -340,6 +341,27 @@ def test_markdown_holds_every_evil_text_as_text() -> None:
     said = [child.content for child in inline if child.type == "text"]
     assert any(text.startswith("<script>document.title='taken'</script><img src=x onerror=alert(1)>|") for text in said)
     assert all(text.isprintable() for text in said)
+
+
+@pytest.mark.parametrize(
+    ("url", "safe"),
+    [
+        ("/runs/flow-run/1b-2", True),
+        ("https://prefect.example:4200/v2/artifacts/key/a_b", True),
+        ("javascript:alert(1)", False),
+        ("//elsewhere.example/x", False),
+        ('/x" onclick="alert(1)', False),
+        ("/x) ![y](https://elsewhere.example/z", False),
+        ("/x?y=<script>", False),
+        ("/x\n", False),
+    ],
+)
+def test_only_urls_that_run_nothing_are_linked(url: str, safe: bool) -> None:
+    document = Document("d", (Facts({"at": (Link("run", url), "text")}),))
+    drawn, page = markdown(document), html_page("t", [document], datetime.now(UTC))
+    assert "run" in drawn
+    assert (f"[run]({url})" in drawn, f'<a href="{url}">' in page) == (safe, safe)
+    assert ("](" in drawn, "<a " in page) == (safe, safe)
 
 
 def test_markdown_without_images_is_short_enough_for_a_terminal(repository: Repository) -> None:

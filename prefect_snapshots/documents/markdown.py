@@ -14,7 +14,6 @@ from .charts import describe, image, sparkline
 from .model import Block, Calendar, Chart, Column, Curves, Document, Facts, Graph, Heading, Note, Table, Timeline
 from .texts import Kind, Link, Value, is_numeric, shown_text, text_of
 
-_SAFE_URL = re.compile(r"(?:https?://[\w.:-]+)?/[\w./~%-]*")
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&$])")
 
 
@@ -90,7 +89,7 @@ def _cell(value: Value, kind: Kind) -> str:
     text = text_of(value, kind)
     if is_numeric(kind):
         return text.replace(" ", "\N{NO-BREAK SPACE}")
-    if isinstance(value, Link) and _SAFE_URL.fullmatch(value.url):
+    if isinstance(value, Link) and value.is_safe:
         return f"[{escape(text)}]({value.url})"
     return code(text) if kind == "name" and text else escape(text)
 

@@ -204,8 +204,8 @@ def _titled(title: str, shown: int, of: int) -> str:
 
 def _cell(value: Value, kind: Kind) -> str:
     text = _text(text_of(value, kind))
-    if isinstance(value, Link):
-        return f'<a href="{escape(value.url)}">{text}</a>'
+    if isinstance(value, Link) and value.is_safe:
+        return f'<a href="{value.url}">{text}</a>'
     if isinstance(value, datetime):
         return f'<time datetime="{value.isoformat()}">{text}</time>'
     return f"<code>{text}</code>" if kind == "name" and text else f"<span>{text}</span>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -10,13 +11,15 @@ from typing import Any, Literal
 
 from ..messages import printable
 
+_SAFE_URL = re.compile(r"(?:https?://[\w.:-]+)?/(?!/)[\w./~%-]*")
+
 
 class Link(str):
     """A string that leads somewhere on a page. Everywhere else it is only a string.
 
     Args:
         text: The string.
-        url: Where it leads: a URL of this server, without a scheme.
+        url: Where it leads: a path of this server, or a page of Prefect's UI.
     """
 
     url: str
@@ -25,6 +28,11 @@ class Link(str):
         link = super().__new__(cls, text)
         link.url = url
         return link
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether the URL runs nothing, and consists of characters that no markup knows. Others are not linked."""
+        return _SAFE_URL.fullmatch(self.url) is not None
 
 
 Value = str | int | float | datetime | None
