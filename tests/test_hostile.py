@@ -29,9 +29,10 @@ from prefect_snapshots.errors import DamagedObject, IntegrityError, MalformedCon
 from prefect_snapshots.repository.catalog import Event, Root, Stream, _Hint, event_hash, range_path, slot_path
 from prefect_snapshots.repository.configuration import parse_config
 from prefect_snapshots.repository.contents import TABLE, Content, ContentReader
-from prefect_snapshots.repository.index import RECORD, Index
+from prefect_snapshots.repository.index import _SIZE_BITS, BASES_SIZE, RECORD, Index
 from prefect_snapshots.repository.logs import SegmentReader, SegmentWriter, dropped, list_objects, unwanted, wanted
 from prefect_snapshots.repository.packs import open_pack, pack_path
+from prefect_snapshots.repository.sealing import DELTA
 from prefect_snapshots.results import ResultLog
 from prefect_snapshots.wal import WalArchive
 
@@ -301,6 +302,27 @@ def test_an_index_that_makes_no_sense(place: Path, record: tuple[Any, ...], pack
     assert assert_others_unhurt(place) == []
 
 
+@pytest.mark.parametrize(("codec", "bases"), [(DELTA, b""), (0, bytes(BASES_SIZE))], ids=["missing", "too many"])
+def test_an_index_whose_bases_make_no_sense(place: Path, codec: int, bases: bytes) -> None:
+    repository = Repository(place)
+    name = f"index/0-{os.urandom(16).hex()}"
+    record = np.array([(bytes(32), 0, 0, 10, 10 | codec << _SIZE_BITS)], RECORD)
+    frames = [encode([[bytes(16)], []]), record.tobytes(), *([bases] if bases else [])]
+    repository.location.create(name, repository.parts().sealer.seal(name, frames))
+    [problem] = assert_others_unhurt(place, prunes=False)
+    assert "bases are missing or too many" in problem
+
+
+def test_bytes_behind_an_object_are_damage(place: Path) -> None:
+    for path in [*(place / "catalog").rglob("0*"), *(place / "index").iterdir()]:
+        if path.is_file():
+            sound = path.read_bytes()
+            path.write_bytes(sound + b"x")
+            assert not Repository(place).check().ok, path
+            path.write_bytes(sound)
+    assert Repository(place).check().ok
+
+
 def test_an_index_that_points_to_other_places(place: Path) -> None:
     """A chunk is never taken from where its bytes are others, if it is elsewhere, too."""
     index = Repository(place).parts().index
@@ -311,15 +333,16 @@ def test_an_index_that_points_to_other_places(place: Path) -> None:
     assert_others_unhurt(place)
 
 
+@pytest.mark.parametrize("outside", [None, 100], ids=["both", "inside only"])
 @pytest.mark.parametrize("stated", [2**32 - 1, 2**31])
-def test_a_frame_that_states_4_gb(place: Path, stated: int) -> None:
+def test_a_frame_that_states_4_gb(place: Path, stated: int, outside: int | None) -> None:
     """It is compressed to a few bytes, and says itself that it is so large."""
     sealer = Repository(place).parts().sealer
     name = f"index/0-{os.urandom(16).hex()}"
     small = zstandard.ZstdCompressor().compress(bytes(100))
     bomb = small[:4] + bytes([0b1000_0000 | 0b0010_0000]) + stated.to_bytes(4, "little") + small[6:]
     whole = bytearray(sealer.seal(name, [b"x"]))
-    head = len(bomb).to_bytes(4, "little") + stated.to_bytes(4, "little") + b"\1"
+    head = len(bomb).to_bytes(4, "little") + (outside or stated).to_bytes(4, "little") + b"\1"
     bound = sealer._binding(name, whole[:24], 0, head)
     tag = blake3(b"%d\0%b" % (len(bound), bound)).update(bomb).digest(16)
     Repository(place).location.create(name, bytes(whole[:24]) + head + bomb + tag)

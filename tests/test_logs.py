@@ -17,7 +17,7 @@ from servers import Storage
 
 from prefect_snapshots.errors import DamagedObject, ObjectMissing, StorageError, StorageFull
 from prefect_snapshots.repository.location import Location, open_location
-from prefect_snapshots.repository.logs import Claims, SegmentReader, SegmentWriter, new_segment, verify
+from prefect_snapshots.repository.logs import _HEAD, _MARKER, Claims, SegmentReader, SegmentWriter, new_segment, verify
 from prefect_snapshots.repository.sealing import Sealer
 
 STREAM = "5" * 32
@@ -181,6 +181,19 @@ def test_a_bad_record_with_a_sound_one_behind_it_is_damage(unclosed: tuple[Path,
     path.write_bytes(bad)
     try:
         with pytest.raises(DamagedObject, match="later records are intact"):
+            follow(reader(open_location(root), segment))
+    finally:
+        path.write_bytes(good)
+
+
+def test_a_broken_record_is_not_followed_for_ever(unclosed: tuple[Path, str]) -> None:
+    """Each beginning that is tried may require reading all that follows, and whoever wrote them can write many."""
+    root, segment = unclosed
+    path = file_of(root, segment)
+    good = path.read_bytes()
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 255]) + _HEAD.pack(_MARKER, 2**31, 1) * 1001)
+    try:
+        with pytest.raises(DamagedObject, match="1000 possible records follow"):
             follow(reader(open_location(root), segment))
     finally:
         path.write_bytes(good)
