@@ -35,7 +35,14 @@ import scipy.sparse  # type: ignore[import-untyped]
 import torch
 
 from prefect_snapshots import ArtifactRegistry, Repository, SnapshotManager
-from prefect_snapshots.artifacts import FileHandler, Handler, handlers, list_handlers, register_handler
+from prefect_snapshots.artifacts import (
+    FileHandler,
+    Handler,
+    handlers,
+    list_handlers,
+    register_handler,
+    safetensors_files,
+)
 from prefect_snapshots.artifacts.handlers import JSON, find_handler
 from prefect_snapshots.artifacts.references import FileReference, ReferencedFile, refer
 from prefect_snapshots.errors import (
@@ -590,6 +597,15 @@ def test_a_safetensors_header_that_lies_is_damage(header: bytes) -> None:
         find_handler("safetensors").load(memoryview(bytearray(data)), allow_pickle=False)  # type: ignore[attr-defined]
     with pytest.raises(IntegrityError, match="truncated"):
         find_handler("safetensors").load(memoryview(data[:5]), allow_pickle=False)  # type: ignore[attr-defined]
+
+
+def test_a_safetensors_header_longer_than_any_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = memoryview(bytearray((200).to_bytes(8, "little") + b"{}" + b" " * 198))
+    handler: Any = find_handler("safetensors")
+    assert handler.load(data, allow_pickle=False) == {}
+    monkeypatch.setattr(safetensors_files, "_LONGEST", 199)
+    with pytest.raises(IntegrityError):
+        handler.load(data, allow_pickle=False)
 
 
 class TestArrow(HandlerContract):
