@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import nn, optim
 
-from prefect_snapshots import ArtifactRegistry, ModelLogger
-from prefect_snapshots.errors import ArtifactNotFound, InvalidArgument
+from prefect_snapshots import ArtifactRegistry, ModelLogger, Repository
+from prefect_snapshots.errors import ArtifactNotFound, InvalidArgument, PickleRefused
 
 
 @pytest.fixture
@@ -65,6 +65,14 @@ def test_a_scheduler_may_have_the_options_of_lightning(logger: ModelLogger, tmp_
     assert torch.load(path, weights_only=True)["schedulers"][0]["step_size"] == 5
     with pytest.raises(InvalidArgument, match="dict is no optimizer or scheduler"):
         logger.save_state(tmp_path, model, [optimizer], [{"interval": "epoch"}])
+
+
+@pytest.mark.parametrize("weights_only", [True, False])
+def test_a_torch_file_is_a_pickle(tmp_path: Path, weights_only: bool) -> None:
+    ModelLogger(ArtifactRegistry(tmp_path / "r")).log_state_to_artifact("m", trained()[0])
+    distrustful = ModelLogger(ArtifactRegistry(Repository(tmp_path / "r", allow_pickle=False)))
+    with pytest.raises(PickleRefused, match="This file of torch was"):
+        distrustful.retrieve_state_from_artifact("m", weights_only=weights_only)
 
 
 def test_versions_of_a_model(logger: ModelLogger) -> None:
