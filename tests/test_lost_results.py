@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import textwrap
@@ -154,13 +155,15 @@ def lose_and_repair(storage: Storage, loss: str, merged: bool) -> None:
 
 
 KILLED = """
-    import os, signal, sys
+    import json, os, signal, sys
+    from prefect_snapshots import Repository
     from prefect_snapshots.checkpoints import Snapper
     def process(item):
         if item == 9:
             os.kill(os.getpid(), signal.SIGKILL)
         return [item] * 40
-    Snapper(range(12), process, repository=sys.argv[1], name="work", function_version=1, batch_size=3).start()
+    repository = Repository(sys.argv[1], storage_options=json.loads(sys.argv[2]))
+    Snapper(range(12), process, repository=repository, name="work", function_version=1, batch_size=3).start()
 """
 
 
@@ -168,7 +171,7 @@ KILLED = """
     "loss", [*(pytest.param(each, marks=pytest.mark.nightly) for each in ("deleted", "emptied")), "cut at a record"]
 )
 def test_what_a_kill_has_left_is_vouched_for_by_the_next_start(local_storage: Storage, loss: str) -> None:
-    command = [sys.executable, "-c", textwrap.dedent(KILLED), local_storage.url]
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), local_storage.url, "{}"]
     assert subprocess.run(command, check=False).returncode == -9
     repository = Repository(local_storage.url)
     [path] = segments(repository)
@@ -182,6 +185,22 @@ def test_what_a_kill_has_left_is_vouched_for_by_the_next_start(local_storage: St
     assert repository.check(read_data=True).ok
     snapper(range(COUNT), Repository(local_storage.url), calls).start()
     assert sorted(calls[3:]) == list(range(6 if loss == "cut at a record" else 0, 9))
+
+
+@pytest.mark.parametrize("kind", ["s3", "gcs"])
+def test_what_a_kill_has_left_in_a_bucket_is_gone_on_with(kind: str, request: pytest.FixtureRequest) -> None:
+    """There, an open segment has an object for each record."""
+    storage: Storage = request.getfixturevalue(f"{kind}_storage")
+    options = json.dumps(storage.storage_options)
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), storage.url, options]
+    assert subprocess.run(command, check=False).returncode == -9
+    calls: list[int] = []
+    snapper(range(COUNT), opened(storage), calls).start()
+    assert calls == [9, 10, 11]
+    assert snapper(range(COUNT), opened(storage)).load() == [[item] * 40 for item in range(COUNT)]
+    assert opened(storage).check(read_data=True).ok
+    opened(storage).prune()
+    assert snapper(range(COUNT), opened(storage)).load() == [[item] * 40 for item in range(COUNT)]
 
 
 def test_a_segment_swapped_for_an_older_one_of_the_same_size_is_damage(local_storage: Storage) -> None:

@@ -94,7 +94,7 @@ class Extent:
 
     Attributes:
         records: The number of records without the footer.
-        size: The size in bytes.
+        size: The size in bytes. 0 if the segment was open, and had an object for each record.
         digest: The BLAKE3 hash of a closed segment. Empty if the segment was open and may have grown since.
     """
 
@@ -133,7 +133,9 @@ def note_extents(body: Mapping[str, Any], known: dict[str, Extent]) -> None:
 
 
 def _extent(records: int, size: int, digest: bytes) -> Extent:
-    if not (type(records) is type(size) is int and 0 <= records <= size and type(digest) is bytes):
+    sound = type(records) is type(size) is int and records >= 0 and type(digest) is bytes
+    # An open segment in objects is counted, not measured, so its size is 0.
+    if not sound or not (records <= size or (size == 0 and not digest)):
         raise ValueError(f"{records!r} records in {size!r} bytes")
     return Extent(records, size, digest)
 
