@@ -728,3 +728,8 @@ class ToolMissing(SetupError, FileNotFoundError):
 
     Install the package that the message names.
     """
+
+
+def error_classes() -> list[type[SnapshotsError]]:
+    """Return the classes of all errors of this module, in the order in which they are defined."""
+    return [kind for kind in globals().values() if isinstance(kind, type) and issubclass(kind, SnapshotsError)]

@@ -10,8 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter, Token, convert
 
-from .. import errors
-from ..errors import InvalidArgument, SnapshotsError
+from ..errors import InvalidArgument, error_classes
 from ..messages import hint
 from .backup_sources import AS_CONFIGURED, Sources, manager_of
 from .backups import diagnosis
@@ -85,8 +84,7 @@ def explain(error: str, /) -> Answer:
     Args:
         error: The name of the error, as in the message.
     """
-    kinds = (kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, SnapshotsError))
-    known = {kind.__name__.lower(): kind for kind in kinds}
+    known = {kind.__name__.lower(): kind for kind in error_classes()}
     kind = known.get(error.lower())
     if kind is None:
         raise InvalidArgument(f"There is no error {error!r}. {hint(error, [each.__name__ for each in known.values()])}")

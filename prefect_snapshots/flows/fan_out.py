@@ -27,7 +27,6 @@ from prefect.futures import PrefectFuture, wait
 from prefect.states import Cancelling, Failed
 from pydantic import BaseModel, Field
 
-from .. import errors
 from ..backups import Backup, BackupManager, DrillReport
 from ..backups.drills import DrillRow
 from ..backups.staging import prefix_of
@@ -41,6 +40,7 @@ from ..errors import (
     SourceUnusable,
     ToolMissing,
     UsageError,
+    error_classes,
 )
 from ..integration.backups import parts_progress
 from ..redaction import safe_url
@@ -336,8 +336,7 @@ def _completed(job: WorkerJob, patience: Patience) -> str:
 
 def _names_of_final_errors() -> set[str]:
     """Return the names with which the message of a worker's run begins if another run would fail in the same way."""
-    kinds = (kind for kind in vars(errors).values() if isinstance(kind, type))
-    return {kind.__name__ for kind in kinds if issubclass(kind, _FINAL)}
+    return {kind.__name__ for kind in error_classes() if issubclass(kind, _FINAL)}
 
 
 def handed_over(part: StagedPart, what: str) -> str:
