@@ -405,7 +405,7 @@ class LeafError(UsageError):
 
 
 class UnserialisableLeaf(LeafError, TypeError):
-    """A leaf cannot be written, not even with cloudpickle.
+    """A leaf cannot be written, not even with cloudpickle. The value was not saved.
 
     Remove it from the value, or convert it to arrays, numbers and strings.
     """
@@ -554,7 +554,7 @@ class UnhashableItem(ItemError, TypeError):
 
 
 class UnserialisableResult(ItemError, TypeError):
-    """The result of an item cannot be stored.
+    """The result of an item cannot be stored. Results of other items are saved.
 
     Return plain values or arrays. The message says which part cannot be stored.
     """

@@ -365,6 +365,10 @@ def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
             BackupManager(tmp_path / "repository", databases=one)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument, match=r"A source must be a database, .* not int"):
         BackupManager(tmp_path / "repository", databases=[3])  # type: ignore[list-item]
+    with pytest.raises(InvalidArgument, match=r"retention must be a RetentionPolicy, such as .* not 'daily'"):
+        BackupManager(tmp_path / "repository", retention="daily")  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="policy must be a RetentionPolicy, not str"):
+        BackupManager(tmp_path / "repository").cleanup("daily")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["", "..", "/", "a/../b", "a\nb", "a\\b", " a"])
@@ -769,6 +773,9 @@ def test_one_table_and_one_file(world: World) -> None:
     world.manager.restore_backup(backup.name, confirm=True, only={"bulk": ["1.txt"]})
     assert world.state()[2]["1.txt"] == "old 1"
     assert world.state()[2]["0.txt"] == "new 0"
+    for wrong in ({"only": ["bulk"]}, {"to": ["app.db"]}):
+        with pytest.raises(InvalidArgument, match="= must be a dictionary with the names of parts as keys, not list"):
+            world.manager.restore_backup(backup.name, confirm=True, **wrong)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument, match="Pass only= as a list"):
         world.manager.restore_backup(backup.name, confirm=True, only={"bulk": "1.txt"})
 

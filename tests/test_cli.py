@@ -1237,6 +1237,7 @@ def test_backups_are_made_listed_shown_verified_and_exported(shop: Program) -> N
     listed = shop.json("backups", "list")["backups"]
     assert [backup["description"] for backup in listed] == ["x", "Before: the migration!"]
     assert "📌" in shop.run("backups", "list", "app").stdout
+    assert shop.run("backups", "list", "--name", "app").stdout == shop.run("backups", "list", "app").stdout
     assert "the name 'ap'. Did you mean 'app'?" in shop.complaint("backups", "list", "ap", status=1)
     assert "users  100" in shop.run("backups", "list", "--verbose").stdout
     assert shop.json("backups", "show", made["name"]) == {key: listed[1][key] for key in made}
@@ -1591,7 +1592,13 @@ def test_unknown_options_get_those_that_come_near(program: Program) -> None:
     for command, said in {
         "check --repsitory x": "Unknown option: --repsitory. Did you mean --repository? See `prefect-snapshots check",
         "snapshots list --hepl": "Unknown option: --hepl. Did you mean --help? See `prefect-snapshots snapshots list",
-        "backups create --no-bulk": "Unknown option: --no-bulk. See `prefect-snapshots backups create",
+        "backups create --no-bulk": "Unknown option: --no-bulk. Did you mean --no-directories? "
+        "See `prefect-snapshots backups create",
+        "check --no-bulk": "Unknown option: --no-bulk. See `prefect-snapshots check",
+        "artifacts show --name x": "Unknown option: --name. NAME is an argument: write it without --name. "
+        "See `prefect-snapshots artifacts show",
+        "snapshots pin --id x": "Unknown option: --id. ID is an argument: write it without --id. "
+        "See `prefect-snapshots snapshots pin",
     }.items():
         assert program.complaint(*command.split(), status=2) == f"{said} --help`."
 

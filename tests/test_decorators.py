@@ -447,8 +447,9 @@ def test_callables() -> None:
         ({"snapshot_id": "{}"}, "unknown placeholder ''"),
         ({"tags": ["{parameters[x]"]}, "is not a valid template"),
         ({"metadata": {"config": '{"a": 1}'}}, "is not a valid template|unknown placeholder"),
-        ({"every": 0}, "every must be at least 1"),
-        ({"max_snapshots": 0}, "max_snapshots must be at least 1"),
+        ({"every": 0}, "every must be an integer of at least 1, not 0"),
+        ({"max_snapshots": "3"}, "max_snapshots must be an integer of at least 1, not '3'"),
+        ({"retention": "daily"}, "policy must be a RetentionPolicy, not str"),
         ({"rank_by": "loss", "mode": "best"}, "mode must be"),
     ],
 )

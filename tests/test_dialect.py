@@ -52,9 +52,10 @@ def test_every_verb_is_a_command_of_every_kind_and_takes_names_as_the_page_says(
         for kind in KINDS:
             arguments = import_module(f"prefect_snapshots.cli.{kind}").app[verb].assemble_argument_collection()
             taken = [each for each in arguments if each.index is not None]
-            words = [each.name if each.required or each.name.startswith("[") else f"[{each.name}]" for each in taken]
+            names = [(each.name.lstrip("-").upper(), each.required) for each in taken]
+            words = [name if required or name.startswith("[") else f"[{name}]" for name, required in names]
             usages.append(f"`{' '.join((kind, verb, *words))}`")
-            by_name = kind in ("snapshots", "backups") and verb not in ("list", "cleanup")
+            by_name = kind == "backups" or (kind == "snapshots" and verb not in ("list", "cleanup"))
             assert any("--name" in each.names for each in arguments) == by_name, (kind, verb)
         assert cells == usages
 

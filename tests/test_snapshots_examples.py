@@ -786,12 +786,18 @@ def test_the_catalog_answers_without_the_data(tmp_path: Path) -> None:
 # --- ranking ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_worst_is_evicted_not_the_oldest(home: str | None) -> None:
+def test_the_worst_is_evicted_not_the_oldest(home: str | None, caplog: pytest.LogCaptureFixture) -> None:
     manager = SnapshotManager(home, rank_by="loss", mode="min", max_snapshots=2)
     for name, loss in (("best", 0.1), ("worst", 0.9), ("middle", 0.5)):
         manager.save_snapshot(name, name, {"loss": loss})
     assert manager.get_ids_by_rank() == ["best", "middle"]
     assert manager.save_snapshot("bad", "bad", {"loss": 0.7}) is None
+    assert not caplog.messages
+    assert manager.save_snapshot("typo", "typo", {"los": 0.0}) is None
+    assert caplog.messages == [
+        "Snapshot 'typo' of 'default' was not saved: snapshots are ranked by 'loss', which its metadata lacks. "
+        "Did you mean 'los'?"
+    ]
     assert manager.get_ids_by_rank() == ["best", "middle"]
     best = manager.get_best_snapshot()
     assert best is not None

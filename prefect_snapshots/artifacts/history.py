@@ -366,8 +366,11 @@ class ArtifactHistory:
 def no_such_version(label: str, wanted: object, numbers: Sequence[int], aliases: Sequence[str]) -> str:
     """Return the error message for a missing version. It lists the existing numbers and aliases."""
     existing = f"v{numbers[0]}" if len(numbers) == 1 else f"v{numbers[0]} to v{numbers[-1]}"
-    found = f"{label} has no version {wanted!r}. Existing versions: {existing}."
-    return f"{found} Aliases: {', '.join(aliases)}." if aliases else found
+    if aliases:
+        return f"{label} has no version {wanted!r}. Existing versions: {existing}. Aliases: {', '.join(aliases)}."
+    if isinstance(wanted, str) and not re.fullmatch(r"v?\d+", wanted):
+        return f"{label} has no version {wanted!r}, and no stage or other alias yet. Existing versions: {existing}."
+    return f"{label} has no version {wanted!r}. Existing versions: {existing}."
 
 
 def at_time(times: Sequence[tuple[int, int]], moment: datetime, match: Match, label: str) -> int:

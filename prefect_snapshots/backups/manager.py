@@ -105,6 +105,10 @@ class BackupManager:
             directory if isinstance(directory, Directory) else Directory(directory) for directory in directories
         )
         self.files = tuple(File(file) if isinstance(file, str | os.PathLike) else file for file in files)
+        if not isinstance(retention, RetentionPolicy):
+            raise InvalidArgument(
+                f"retention must be a RetentionPolicy, such as RetentionPolicy(keep_daily=7), not {retention!r}."
+            )
         self.retention = retention
         if not isinstance(hooks, Hooks):
             raise InvalidArgument(
@@ -451,6 +455,11 @@ class BackupManager:
             ...
             prefect_snapshots.errors.ConfirmationRequired: Restoring ... replaces data. Nothing was changed. ...
         """
+        for what, given in {"to": to, "only": only}.items():
+            if not isinstance(given, Mapping | None):
+                raise InvalidArgument(
+                    f"{what}= must be a dictionary with the names of parts as keys, not {type(given).__name__}."
+                )
         with self._history.opened(name) as (backup, content):
             if place and not only:
                 only = dict.fromkeys(_parts_from(backup, place), ())
@@ -691,6 +700,8 @@ class BackupManager:
         Returns:
             A row for each backup, and the number of bytes freed.
         """
+        if policy is not None and not isinstance(policy, RetentionPolicy):
+            raise InvalidArgument(f"policy must be a RetentionPolicy, not {type(policy).__name__}.")
         if not dry_run:
             self._drop_abandoned()
         return changing.clean_up(

@@ -65,7 +65,7 @@ def check_batches(batch_size: int, max_wait_time: float | None) -> None:
         InvalidArgument: One of them is not a positive number.
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InvalidArgument(f"batch_size must be at least 1, not {batch_size!r}.")
+        raise InvalidArgument(f"batch_size must be an integer of at least 1, not {batch_size!r}.")
     if max_wait_time is not None and not max_wait_time > 0:
         raise InvalidArgument(f"max_wait_time must be a number of seconds above 0, or None, not {max_wait_time!r}.")
 

@@ -183,7 +183,7 @@ def _staged(text: str) -> tuple[str, StagedPart]:
 
 
 @app.command(name="list")
-def list_all(name: Name | None = None, /, *, verbose: bool = False, session: SessionArgument) -> Answer:
+def list_all(name: Name | None = None, *, verbose: bool = False, session: SessionArgument) -> Answer:
     """List backups, newest first. 📌 marks pinned ones, and ✓ proven ones.
 
     Args:
@@ -550,7 +550,6 @@ def edit(
 @app.command
 def cleanup(
     name: Name | None = None,
-    /,
     *,
     dry_run: bool = False,
     no_prune: bool = False,
@@ -674,13 +673,19 @@ def _view_backups(document: dict[str, Any]) -> Iterator[str]:
             "!" if each["broken"] else PIN * each["pinned"] + PROVEN * bool(each["proven_at"]),
             each["name"],
             _moment(each["created_at"], seconds=False),
+            f"{_rows(each):,}" if any(part["counts"] for part in each["parts"]) else "",
             size_text(each["size"]),
             size_text(each["written"]),
+            each["description"],
             f"broken: {each['broken']}" if each["broken"] else ", ".join(_remarks(each)),
         )
         for each in document["backups"]
     ]
-    yield from table(columns("", "name", "created (local)", ">size", ">written", "↓"), rows)
+    yield from table(columns("", "name", "created (local)", ">rows", ">size", ">written", "↓description", "↓"), rows)
+
+
+def _rows(backup: dict[str, Any]) -> int:
+    return sum(sum(part["counts"].values()) for part in backup["parts"])
 
 
 def _remarks(backup: dict[str, Any]) -> Iterator[str]:
@@ -702,7 +707,6 @@ def _view_verbosely(document: dict[str, Any]) -> Iterator[str]:
 def _view_brief(backup: dict[str, Any]) -> Iterator[str]:
     git = backup["git"] or {}
     state = f"{git['branch'] or 'no branch'}@{(git['commit'] or '')[:7]}{' (changed)' * git['dirty']}" if git else ""
-    rows = sum(sum(part["counts"].values()) for part in backup["parts"])
     tables = sum(len(part["counts"]) for part in backup["parts"])
     facts = {
         "description": backup["description"],
@@ -710,7 +714,7 @@ def _view_brief(backup: dict[str, Any]) -> Iterator[str]:
         "created": f"{_moment(backup['created_at'])} (local)",
         "size": f"{size_text(backup['size'])}, {size_text(backup['written'])} of it written",
         "files": f"{backup['files']:,}",
-        "rows": f"{rows:,} in {count_text(tables, 'table')}" if tables else "",
+        "rows": f"{_rows(backup):,} in {count_text(tables, 'table')}" if tables else "",
         "git": state,
         "tags": ", ".join(backup["tags"]),
         "host": backup["host"],

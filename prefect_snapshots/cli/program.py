@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -69,6 +70,9 @@ _MEANT = {
     "run": "create",
 }
 """Commands that people look for, and what does the same here, if a group has such a command."""
+
+_MEANT_OPTIONS = {"no-bulk": "no-directories"}
+"""Options of the tools that people come from, and what does the same here."""
 
 
 def run() -> int:
@@ -190,9 +194,16 @@ def _understandable(error: CycloptsError) -> str:
             *error.argument_collection,
             *_app.meta.assemble_argument_collection(default_parameter=_app.default_parameter),
         ]
-        names = {name.lstrip("-"): name for each in known for name in each.names} | {"help": "--help"}
-        near = difflib.get_close_matches(option.lstrip("-"), names, 1)
-        return f"Unknown option: {option}." + "".join(f" Did you mean {names[name]}?" for name in near)
+        names = {name.lstrip("-") for each in known for name in each.names if name.startswith("-")}
+        word = option.lstrip("-")
+        positional = [
+            each.name for each in error.argument_collection if word.upper() in re.findall("[A-Z]+", each.name)
+        ]
+        if positional:
+            return f"Unknown option: {option}. {word.upper()} is an argument: write it without {option}."
+        meant = _MEANT_OPTIONS.get(word, "")
+        near = [meant] if meant in names else difflib.get_close_matches(word, [*names, "help"], 1)
+        return f"Unknown option: {option}." + "".join(f" Did you mean --{name}?" for name in near)
     if isinstance(error, UnknownCommandError) and error.unused_tokens:
         chain, word = [*(error.command_chain or ())], error.unused_tokens[0]
         kinds = snapshots.app, checkpoints.app, artifacts.app, backups.app

@@ -16,12 +16,13 @@ from typing import Any, Generic, Literal, Protocol, cast
 from typing_extensions import TypeVar
 
 from ..errors import InvalidArgument, Pinned, SnapshotExists, UsageError
+from ..messages import hint, logger
 from ..repository.catalog import Event
 from ..repository.choosing import RepositoryLike, as_repository
 from ..repository.commits import Draft
 from ..repository.contents import ContentReader
 from ..repository.descriptions import NOTHING, Description, changes_of, clean_tags
-from ..repository.metadata import clean_metadata
+from ..repository.metadata import clean_metadata, finder
 from ..repository.names import check_name
 from ..repository.progress import Progress
 from ..repository.provenance import made_by, note_input
@@ -916,13 +917,29 @@ class SnapshotManager(Generic[T]):
 
         if self.retention is not None:
             doomed = self._not_kept(self.retention, [*others, new], snapshot)
-            return None if new in doomed else doomed
+            if new in doomed:
+                self._warn_of_missing_key(request)
+                return None
+            return doomed
         evictable = [record for record in (*others, new) if not record.pinned]
         worst = self.ranking.best_first(evictable, snapshot)[-excess:] if evictable else []
         if new in worst:
+            self._warn_of_missing_key(request)
             # Without a ranking the newest is the best, so it is saved even if all others are pinned.
             return None if self.ranking else [record for record in worst if record is not new]
         return worst
+
+    def _warn_of_missing_key(self, request: SaveRequest) -> None:
+        """Say so if a snapshot is not kept because its metadata lacks what ranks it: a typo would lose a training."""
+        key = self.ranking.rank_by
+        if key is not None and finder(key, None)(dict(request.metadata)) is None:
+            logger.warning(
+                "Snapshot %r of %r was not saved: snapshots are ranked by %r, which its metadata lacks. %s",
+                request.id,
+                self.name,
+                key,
+                hint(key, request.metadata),
+            )
 
     def _excess_draft(self) -> Draft | None:
         """Return the change to commit if a new snapshot ranks too low to be kept.

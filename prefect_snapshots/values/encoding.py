@@ -177,7 +177,7 @@ def validate(value: Any) -> None:
         >>> validate({"x": threading.Lock()})
         Traceback (most recent call last):
             ...
-        prefect_snapshots.errors.UnserialisableLeaf: Leaf x: It cannot be pickled (cannot pickle '_thread.lock' object).
+        prefect_snapshots.errors.UnserialisableLeaf: Leaf x: It cannot be pickled (cannot pickle ... Remove it, or ...
     """
     encode(value)
 
@@ -307,7 +307,9 @@ class _Encoder:
         except NotReadable as error:
             raise _Unwritable(item, str(error)) from error
         except Exception as error:  # code of the pickled objects runs here
-            raise _Unwritable(item, f"It cannot be pickled ({error}).") from error
+            raise _Unwritable(
+                item, f"It cannot be pickled ({error}). Remove it, or convert it to arrays, numbers and strings."
+            ) from error
 
 
 _LABELS: dict[Kind, Callable[[_Encoder, Branch], Node]] = {

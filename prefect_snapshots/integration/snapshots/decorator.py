@@ -203,8 +203,10 @@ class _Capture:
             _check_templates(getattr(self, what), what)
         for what in ("every", "max_snapshots"):
             number = getattr(self, what)
-            if number is not None and number < 1:
-                raise InvalidArgument(f"{what} must be at least 1, not {number}.")
+            if number is not None and (not isinstance(number, int) or number < 1):
+                raise InvalidArgument(f"{what} must be an integer of at least 1, not {number!r}.")
+        if self.retention is not None:
+            RetentionPolicy.checked(self.retention)
         Ranking(self.rank_by, self.mode)
 
     def decorate(self, fn: F) -> F:
