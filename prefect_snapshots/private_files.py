@@ -1,4 +1,4 @@
-"""Private files: repositories, exports, reports and restored databases.
+"""Private files: repositories, exports, reports and restored databases; and files of strangers.
 
 By default only their owner can read and write them, as with restic and borg. You can set a wider umask for one
 repository (`storage_options={"umask": "027"}`) or for everything (`PREFECT_INTEGRATIONS_SNAPSHOTS_UMASK=027`). The
@@ -8,6 +8,7 @@ umask of the process is applied, too.
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import BinaryIO
 
@@ -57,3 +58,38 @@ def as_private(path: Path) -> None:
     before = os.umask(0)
     os.umask(before)
     os.chmod(path, Modes().file & ~before)
+
+
+def stranger_of(path: str | os.PathLike[str], place: str | os.PathLike[str]) -> int | None:
+    """Return the user who could have put a file here without your knowledge, as anybody can in `/tmp`.
+
+    A link counts with what it leads to.
+
+    Args:
+        path: The file or directory.
+        place: The directory where it is expected. What its owner puts there is no surprise: in a container, root
+            works in the directory of another user.
+
+    Returns:
+        The owner of the file, if that is neither you, nor root, nor the owner of the place. Else None.
+
+    Raises:
+        OSError: One of them is missing, or cannot be looked at.
+    """
+    trusted = {0, os.geteuid(), os.stat(place).st_uid}
+    return next((each.st_uid for each in (os.lstat(path), os.stat(path)) if each.st_uid not in trusted), None)
+
+
+def why_forgeable(path: str | os.PathLike[str], place: str | os.PathLike[str]) -> str | None:
+    """Return why others could have written a file, or what is in a directory, as the rest of a sentence. Else None.
+
+    Args:
+        path: The file or directory.
+        place: As for `stranger_of`.
+
+    Raises:
+        OSError: One of them is missing, or cannot be looked at.
+    """
+    if (stranger := stranger_of(path, place)) is not None:
+        return f"belongs to the user {stranger}"
+    return "can be written to by all users" if os.stat(path).st_mode & stat.S_IWOTH else None

@@ -300,6 +300,17 @@ class TestIdentity:
                 use(tmp_path / "r", password="right")
         assert list(file.parent.iterdir()) == [file]
 
+    @pytest.mark.parametrize("what", ["file", "folder", "owner"])
+    def test_what_others_could_forge_is_refused(self, tmp_path: Path, what: str) -> None:
+        save(tmp_path / "r", password="right")
+        [file] = (tmp_path / "state").rglob("*.json")
+        place = file.parent.parent if what == "folder" else file
+        root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+        subprocess.run([*root, *(["chown", "4321"] if what == "owner" else ["chmod", "o+w"]), place], check=True)
+        for use in (load, save):
+            with pytest.raises(RepositoryError, match=f"{place} (can be|belongs).* forged. Nothing was opened"):
+                use(tmp_path / "r", password="right")
+
     def test_processes_that_open_at_once_remember_all(self, tmp_path: Path) -> None:
         for number in range(6):
             save(tmp_path / f"r{number}", password="right")

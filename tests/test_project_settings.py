@@ -6,17 +6,24 @@ import os
 import resource
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from prefect_snapshots import Repository, SnapshotManager
 from prefect_snapshots.cli.initializing import _write_settings
 from prefect_snapshots.cli.project_settings import configuration, write_settings
+from prefect_snapshots.cli.session import Session
 from prefect_snapshots.errors import InvalidArgument
+from prefect_snapshots.filesystem import SnapshotsFileSystem
+from prefect_snapshots.integration.blocks import current_repository
+from prefect_snapshots.integration.settings import SnapshotsSettings
+from prefect_snapshots.values.proving import prove_readable
 
 HOOK = '[tool.prefect-snapshots]\nname = "shop"\nhooks = { before_backup = [["touch", "/tmp/owned"]] }\n'
 STRANGER = 4321
+SETTING = "PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD"
 
 
 @pytest.fixture
@@ -82,6 +89,58 @@ def test_init_writes_settings_that_can_be_read(shared: Path, name: str) -> None:
     _write_settings({"directories": [f"/data/{name}"]})
     assert configuration() == {"directories": [f"/data/{name}"]}
     assert Path("pyproject.toml").read_bytes().startswith("# caf\u00e9\r\n[project]\r\nname = 'mine'\n".encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (".env", f'{SETTING}_COMMAND="touch owned; echo x"'),
+        ("prefect.toml", 'integrations.snapshots.password_command = "touch owned; echo x"'),
+        ("pyproject.toml", 'tool.prefect.integrations.snapshots.password_command = "touch owned; echo x"'),
+    ],
+)
+def test_settings_of_prefect_by_a_stranger_are_refused(
+    shared: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    monkeypatch.delenv("PREFECT_UNIT_TEST_MODE", raising=False)
+    monkeypatch.delenv(f"{SETTING}_COMMAND", raising=False)
+    monkeypatch.chdir(shared)
+    file = shared / name
+    file.write_text(text)
+    assert SnapshotsSettings().password_command == "touch owned; echo x"
+    give(file)
+    with pytest.raises(InvalidArgument, match=f"belongs to the user {STRANGER}.*could run programs as you"):
+        current_repository()
+    file.write_text("# of something else")
+    if name != "prefect.toml":
+        assert SnapshotsSettings().password_command is None
+
+
+def test_a_repository_that_a_stranger_has_put_here_is_not_the_default(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY", raising=False)
+    monkeypatch.chdir(shared)
+    SnapshotManager(Repository()).save_snapshot(1, "one")
+    give(shared / "snapshots")
+    ways: list[Callable[[], object]] = [
+        Repository,
+        current_repository,
+        Session().place,
+        lambda: SnapshotsFileSystem().files,
+    ]
+    for way in ways:
+        with pytest.raises(InvalidArgument, match=f"snapshots belongs to the user {STRANGER}.*Nothing was opened"):
+            way()
+    assert SnapshotManager(Repository("snapshots"))["one"].data == 1
+
+
+def test_a_module_in_the_working_directory_is_not_imported_to_prove_a_value(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shared)
+    (shared / "json.py").write_text("raise SystemExit(3)")
+    prove_readable({"a": 1})
 
 
 # --- files are replaced as a whole ------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -277,6 +278,24 @@ def test_names_of_others_are_text_in_a_mail() -> None:
         assert shown.startswith("<pre>")
         assert "<img" not in shown
         assert ("&lt;img" in shown) == ("payload" in body)
+
+
+@pytest.mark.parametrize("slug", ["slack-webhook", "ms-teams-webhook", "discord-webhook", "webhook"])
+def test_names_of_others_call_and_link_nobody_in_a_chat(slug: str) -> None:
+    evil = "<!channel> <@U1> <https://evil|x> [x](https://evil) ![x](//evil) @everyone"
+    event = {"event": "x", "resource": {"name": f"r {evil}\nBcc: x"}, "payload": {"backup": evil, evil: "a\nb"}}
+    state = {"name": "Failed", "message": f"{evil}\n{evil}"}
+    run = {"event": event, "flow": {"name": "f"}, "flow_run": {"state": state}}
+    for each in _automations(uuid4(), slug):
+        action = each["actions"][0]
+        bodies = {key: action[key].replace(" | ui_url", "") for key in ("subject", "body", "payload") if key in action}
+        for key, body in bodies.items():
+            validate_user_template(body)
+            shown = render_user_template_sync(body, run)
+            text = json.loads(shown)["text"] if key == "payload" else shown
+            assert "evil" in text or key == "body"
+            assert not re.search(r"[<>]|\]\(|@\w", text)
+            assert key != "subject" or "\n" not in text
 
 
 @pytest.mark.parametrize(

@@ -301,6 +301,27 @@ def test_an_acknowledgment_counts_for_no_other_bytes_and_errors_reach_the_server
     assert sorted(path.name for path in waiting.iterdir()) == [f"{fourth.name}.archived", "lock", "push"]
 
 
+@pytest.mark.parametrize("what", ["everybody", "stranger", "link"])
+def test_a_folder_that_others_can_write_to_holds_no_script_of_the_server(
+    archive: WalArchive, folder: Path, tmp_path: Path, what: str
+) -> None:
+    """They could acknowledge what is not archived, or lead the lock elsewhere."""
+    (folder / "archive_status").mkdir()
+    waiting = tmp_path / "waiting"
+    waiting.mkdir()
+    if what == "everybody":
+        waiting.chmod(0o777)
+    elif what == "link":
+        (waiting / "lock").symlink_to(tmp_path / "elsewhere")
+    else:
+        root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+        subprocess.run([*root, "chown", "4321", waiting], check=True)
+    with pytest.raises(OSError if what == "link" else InvalidArgument, match="waiting"):
+        WalArchiver(archive.repository, folder.parent, waiting).archive_ready()
+    assert not (waiting / "push").exists()
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_a_server_archives_by_command(server: Server, tmp_path: Path) -> None:
     client = database_servers.psql(server)
     with archiving(server, tmp_path / "repository") as runs:

@@ -53,6 +53,7 @@ _AUTOMATIONS: Mapping[str, tuple[str, tuple[str, ...], int]] = {
 }
 """For each automation what it is about, its events, and how many seconds it is silent after a message."""
 
+_SEND = "send-notification"
 _NOBODY_LOOKED = "nobody looked"
 _WATCHED_FLOWS = ["check-repository", "prune-repository", "restore-drill", "watch-repository"]
 
@@ -176,11 +177,12 @@ def _create(block_id: UUID, slug: str) -> list[dict[str, Any]]:
 
 def _automations(block_id: UUID, slug: str) -> Iterator[dict[str, Any]]:
     def action(title: str, body: str) -> dict[str, Any]:
+        if slug == _SLUGS["mail"]:
+            return {"type": _SEND, "block_document_id": block_id, "subject": _as_line(title), "body": _as_html(body)}
+        title, body = _as_line(_as_plain(title)), _as_plain(body)
         if slug == _SLUGS["webhook"]:
             return {"type": "call-webhook", "block_document_id": block_id, "payload": _as_json(f"{title}\n{body}")}
-        if slug == _SLUGS["mail"]:
-            body = _as_html(body)
-        return {"type": "send-notification", "block_document_id": block_id, "subject": title, "body": body}
+        return {"type": _SEND, "block_document_id": block_id, "subject": title, "body": body}
 
     for name, (about, events, silence) in _AUTOMATIONS.items():
         trigger: dict[str, Any] = {"expect": [f"prefect-snapshots.{event}" for event in events]}
@@ -207,6 +209,22 @@ def _automation(name: str, about: str, trigger: dict[str, Any], action: dict[str
 def _as_html(text: str) -> str:
     """Return a template of HTML with the text that a template gives: a mail is HTML, and names may come from others."""
     return "<pre>{% filter escape %}" + text + "{% endfilter %}</pre>"
+
+
+def _as_plain(text: str) -> str:
+    """Return a template of a chat message with the text that a template gives, without links, images and mentions.
+
+    Slack, Teams, Discord and the like understand different marks, and what sends to them, Apprise, escapes `<!channel>`
+    and then undoes that. So characters that all of these marks need are replaced by ones that look like them.
+    """
+    marks = {"<": "\u2039", ">": "\u203a", "](": "] (", "@": "@\u2060"}
+    filters = " | ".join(f"replace({mark!r}, {other!r})" for mark, other in marks.items())
+    return f"{{% filter {filters} %}}{text}{{% endfilter %}}"
+
+
+def _as_line(text: str) -> str:
+    """Return a template of one line with the text that a template gives: services refuse others as a subject."""
+    return "{% filter replace('\\n', ' ') %}" + text + "{% endfilter %}"
 
 
 def _as_json(text: str) -> str:

@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UNDECODABLE, InvalidArgument
+from ..private_files import stranger_of
 
 TABLE = "prefect-snapshots"
 REPOSITORY_BLOCK, DATABASE_BLOCK = BLOCKS = "prefect-snapshots-repository/", "prefect-snapshots-backup-database/"
@@ -73,15 +74,15 @@ def configuration() -> dict[str, Any]:
             continue
         try:
             table = tomllib.loads(file.read_bytes().decode()).get("tool", {}).get(TABLE)
-            owners = {file.stat().st_uid, file.lstat().st_uid} - {0, os.geteuid(), here.stat().st_uid}
+            stranger = stranger_of(file, here)
         except (*UNDECODABLE, OSError, AttributeError) as error:
             raise InvalidArgument(f"{file} cannot be read: {error}.") from None
         if table is None:
             continue
         # Anybody can put a file into /tmp, and this one can name programs to run.
-        if owners:
+        if stranger is not None:
             raise InvalidArgument(
-                f"{file} belongs to the user {owners.pop()}, and its [tool.{TABLE}] could run programs as you. Nothing "
+                f"{file} belongs to the user {stranger}, and its [tool.{TABLE}] could run programs as you. Nothing "
                 f"was done. If you trust it, work in {folder}, or else write a pyproject.toml of your own, with an "
                 f"empty [tool.{TABLE}], in {here}."
             )

@@ -101,9 +101,9 @@ class Session:
         Raises:
             InvalidArgument: pyproject.toml is needed, and is invalid.
         """
-        from ..repository.repository import DEFAULT_URL, SETTING
+        from ..repository.repository import SETTING, unnamed_place
 
-        return self.url or os.environ.get(SETTING) or configuration().get("repository") or DEFAULT_URL
+        return self.url or os.environ.get(SETTING) or configuration().get("repository") or unnamed_place()
 
     def password(self) -> str | Literal[False] | None:
         """Return the password of the options, False for `--no-password`, or None if they name none.

@@ -15,7 +15,7 @@ from ..messages import logger
 from ..repository.choosing import RepositoryLike, as_repository, selected_repository
 from ..repository.passwords import Password
 from ..repository.provenance import note_input
-from ..repository.repository import DEFAULT_URL, SETTING, Repository
+from ..repository.repository import SETTING, Repository, unnamed_place
 from .contained import Contained, RepositoryFiles, described, leave_out, reader_of
 
 _OPTIONS = frozenset({"repository", "storage_options", "password", "id"}) | frozenset(
@@ -82,7 +82,9 @@ class SnapshotsFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
     @property
     def files(self) -> RepositoryFiles:
         """The files of the repository. The default repository is the one at the time of the call."""
-        key = selected_repository() or os.environ.get(SETTING, DEFAULT_URL) if self._given is None else self._given
+        key = (
+            selected_repository() or os.environ.get(SETTING) or unnamed_place() if self._given is None else self._given
+        )
         if self._files is None or self._files[0] != key:
             if isinstance(key, str | os.PathLike):
                 repository = Repository(key, read_only=True, allow_pickle=False, **self._options)

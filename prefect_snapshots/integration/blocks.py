@@ -25,7 +25,7 @@ from ..errors import EphemeralRepositoryError, InvalidArgument, RepositoryError
 from ..reports.diagnosis import look_at_repository
 from ..repository.choosing import RepositoryLike, selected_repository
 from ..repository.passwords import password_from_command, password_from_file
-from ..repository.repository import DEFAULT_URL, SETTING, Repository
+from ..repository.repository import DEFAULT_URL, SETTING, Repository, unnamed_place
 from ..repository.sealing import Compression
 from ..results import ResultLog
 from .credentials import FORMS, Credentials, credentials_for, storage_options
@@ -303,7 +303,7 @@ def _unsaid() -> Repository:
             f"Nothing was written. Set {SETTING} in the environment of the worker, or save a block: "
             f"SnapshotRepository(url=...).save({DEFAULT_BLOCK!r})."
         )
-    return _opened(DEFAULT_URL)
+    return _opened(unnamed_place())
 
 
 @functools.lru_cache(maxsize=32)

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
 from pydantic import Field, SecretStr
+
+from ..errors import InvalidArgument
+from ..private_files import stranger_of
+
+_FILES = (".env", "prefect.toml", "pyproject.toml")
+"""Where Prefect looks for settings in the working directory."""
 
 
 class SnapshotsSettings(PrefectBaseSettings):
     """The default repository, its password, and what flow runs may do: the settings `PREFECT_INTEGRATIONS_SNAPSHOTS_*`.
+
+    Raises:
+        InvalidArgument: Settings in the working directory belong to somebody else, and could run programs.
 
     Example:
         >>> SnapshotsSettings(repository="memory://example").repository
@@ -27,4 +39,22 @@ class SnapshotsSettings(PrefectBaseSettings):
     allow_commands: bool = Field(
         default=False,
         description="Whether the parameters of a flow run may name commands, which run as the user of the worker.",
+    )
+
+    def __init__(self, **values: Any) -> None:
+        for name in _FILES:
+            _refuse_stranger(Path(name))
+        super().__init__(**values)
+
+
+def _refuse_stranger(file: Path) -> None:
+    try:
+        stranger = stranger_of(file, ".")
+        if stranger is None or (file.is_file() and b"prefect" not in file.name.encode() + file.read_bytes().lower()):
+            return
+    except OSError:  # there is none, and what cannot be read has no effect
+        return
+    raise InvalidArgument(
+        f"{file.absolute()} belongs to the user {stranger}, and settings of Prefect in it could run programs as you. "
+        "Nothing was done. Work in a directory of your own, or copy the file if you trust it."
     )

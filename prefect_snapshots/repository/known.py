@@ -26,6 +26,7 @@ from blake3 import blake3
 
 from ..errors import UNDECODABLE, RepositoryError
 from ..messages import logger
+from ..private_files import why_forgeable
 from ..redaction import harmless_options, safe_url
 from .location import Location
 
@@ -60,7 +61,8 @@ def find(location: Location) -> KnownRepository | None:
     What cannot be read is a warning: the repository opens, but another one in its place is not noticed.
 
     Raises:
-        RepositoryError: A pipe or something else is where the file should be. It is not read.
+        RepositoryError: A pipe or something else is where the file should be, or others can write to it or its
+            directory. It is not read.
     """
     if location.url.startswith("memory://"):
         return None
@@ -105,6 +107,7 @@ def forget(location: Location) -> None:
 
 def _load(location: Location) -> KnownRepository:
     path = _file(location)
+    _refuse_strangers(path)
     # Opening a pipe would wait for somebody who writes to it.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -121,6 +124,17 @@ def _load(location: Location) -> KnownRepository:
     except UNDECODABLE as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     return KnownRepository(stored.id, stored.encrypted)
+
+
+def _refuse_strangers(path: Path) -> None:
+    """Refuse what others could have written: they could replace an encrypted repository."""
+    state = path.parent.parent.parent
+    for each in (path.parent.parent, path.parent, path):
+        if (why := why_forgeable(each, state)) is not None:
+            raise RepositoryError(
+                f"{each} {why}, so the saved ids of your repositories could be forged. Nothing was opened. Check who "
+                "did that, then correct or delete it: the ids are saved again when repositories are opened."
+            )
 
 
 def _file(location: Location) -> Path:

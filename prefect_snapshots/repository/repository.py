@@ -6,6 +6,7 @@ commits *events* to it, some of them with *content*.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -13,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from ..errors import InvalidArgument, RepositoryNotFound
+from ..private_files import stranger_of
 from ..redaction import harmless_options
 from . import copies, keyring, maintenance
 from .catalog import Catalog, Event, Stream
@@ -88,7 +90,7 @@ class Repository:
         if compression not in ("auto", "high", "none"):
             raise InvalidArgument(f'compression must be "auto", "high" or "none", not {compression!r}.')
         if url is None:
-            url = os.environ.get(SETTING) or DEFAULT_URL
+            url = os.environ.get(SETTING) or unnamed_place()
         self.allow_pickle = allow_pickle
         self.read_only = read_only
         self._password = PasswordSource(password)
@@ -566,6 +568,22 @@ def _given(other: Repository | str | os.PathLike[str]) -> Repository:
             f"The other repository must be a Repository, a URL or a path, not {type(other).__name__}."
         )
     return other
+
+
+def unnamed_place() -> str:
+    """Return the path of the repository if nothing names one: a directory in the working directory.
+
+    Raises:
+        InvalidArgument: Somebody else has put it there. Loading what they stored could run their code.
+    """
+    with contextlib.suppress(OSError):  # there is none yet, or the working directory was deleted
+        if (stranger := stranger_of(DEFAULT_URL, ".")) is not None:
+            raise InvalidArgument(
+                f"{os.path.abspath(DEFAULT_URL)} belongs to the user {stranger}, and what is stored there could run "
+                f"programs as you. Nothing was opened. If you trust it, name it: set {SETTING}, or pass a URL or path. "
+                "Otherwise work in a directory of your own."
+            )
+    return DEFAULT_URL
 
 
 def opened_here(token: str) -> Repository | None:

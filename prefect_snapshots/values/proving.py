@@ -42,7 +42,8 @@ def prove_readable(value: Any) -> None:
         (files / _MANIFEST).write_bytes(encoded.manifest)
         with (files / _BODY).open("wb") as stream:
             stream.writelines(encoded.buffers)
-        command = [sys.executable, "-c", _CODE, folder, json.dumps(sys.path)]
+        # Without -P, the first import would look into the working directory, which may be that of a stranger.
+        command = [sys.executable, "-P", "-c", _CODE, folder, json.dumps(sys.path)]
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run(command, env=environment, capture_output=True, stdin=subprocess.DEVNULL, check=False)
         found = files / _FOUND

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from ..errors import InvalidArgument, WalRefused
 from ..messages import logger
-from ..private_files import create_file
+from ..private_files import create_file, why_forgeable
 from ..repository.repository import Repository
 from ..repository.times import from_nanoseconds
 from .archiving import WalArchive
@@ -100,7 +100,7 @@ class WalArchiver:
         repository: Where the WAL is stored.
         data: The data directory of the server.
         folder: A folder for the script and the acknowledgments, which the user of the server can read. It is created.
-            Nobody else may be able to write to it.
+            Nobody else may be able to write to it: they could acknowledge what is not archived.
 
     Example:
         >>> from prefect_snapshots import Repository
@@ -128,7 +128,7 @@ class WalArchiver:
 
         Raises:
             WalRefused: Another process archives with the same folder.
-            InvalidArgument: The data directory is none.
+            InvalidArgument: The data directory is none, or others can write to the folder.
         """
         ending = ending or threading.Event()
         pause = _IDLE
@@ -158,7 +158,14 @@ class WalArchiver:
     def _prepared(self) -> Iterator[None]:
         waiting_wal(self.data)
         self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        with (self.folder / "lock").open("a") as lock:
+        if (why := why_forgeable(self.folder, self.data)) is not None:
+            raise InvalidArgument(
+                f"{self.folder} {why}: the server would run their program, and delete WAL that is not archived. "
+                "Nothing was changed. Name another folder, or correct its owner and permissions."
+            )
+        # The owner of the data may write here, too, and must not lead this process elsewhere by a link.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with open(os.open(self.folder / "lock", flags, 0o600), "r+b") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
