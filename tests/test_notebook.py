@@ -65,6 +65,17 @@ backups.cleanup(dry_run=True)
 snapshots.repository.check()
 ---
 BackupManager("nowhere", name="none")
+---
+snapshots.list_snapshots()
+---
+snapshots.list_snapshots()[0]
+---
+_ = registry.log_artifact("model", {"a": 2})
+registry.diff("model", "v0", "v1")
+---
+CheckpointManager("repository").get_checkpoint("numbers")
+---
+[1, "a list of others"]
 """
 
 
@@ -73,6 +84,7 @@ def test_results_are_tables(tmp_path: Path) -> None:
     notebook.cells = [nbformat.v4.new_code_cell(cell) for cell in CELLS.split("---\n")]  # type: ignore[no-untyped-call]
     resources = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources).execute()
+    assert list(notebook.cells.pop().outputs[-1]["data"]) == ["text/plain"]
     shown = [cell.outputs[-1]["data"]["text/html"] for cell in notebook.cells]
     wanted = [
         ("Snapshots of train", "★ best", "<svg", "step-2"),
@@ -86,6 +98,10 @@ def test_results_are_tables(tmp_path: Path) -> None:
         ("Cleanup", "last"),
         ("Check: no problems", "versions"),
         ("Backups of none", "There are no backups"),
+        ("SnapshotInfo: 3", "step-2", "loss=1"),
+        ("Snapshot step-2", "loss=0.33"),
+        ("FileDifference: 1", "changed"),
+        ("Checkpoints of numbers", "abs"),
     ]
     for html, texts in zip(shown, wanted, strict=True):
         assert [text for text in texts if text not in html] == [], html

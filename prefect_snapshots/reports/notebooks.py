@@ -7,19 +7,20 @@ The classes themselves are below this layer and know nothing of reports, so this
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from ..artifacts import ArtifactInfo, ArtifactRegistry, Release
 from ..backups import Backup, BackupDiff, BackupManager, DrillReport, RestoreReport
-from ..checkpoints import CheckpointDiff, CheckpointManager
+from ..checkpoints import CheckpointDiff, CheckpointInfo, CheckpointManager
 from ..documents import Block, Column, Document, Facts, Note, Table, html_fragment
 from ..documents.texts import Kind, Value, metadata_text
 from ..errors import SnapshotsError
 from ..repository.maintenance import CheckReport, PruneReport
 from ..retention import CleanupReport
-from ..snapshots import Snapshot, SnapshotManager
+from ..snapshots import Snapshot, SnapshotInfo, SnapshotManager
 from ..values.diff import Differences
 from .artifacts import about_release, about_version
 from .backups import about_backup, about_backups, about_cleanup, about_drill
@@ -36,6 +37,25 @@ def attach() -> None:
     """Give every class that people look at in a notebook the method `_repr_html_`."""
     for cls, (title, describe) in _SHOWN.items():
         cls._repr_html_ = _shower(title, describe)
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is not None:
+        formatter = shell.display_formatter.formatters["text/html"]
+        if list not in formatter.type_printers:  # nobody else decides how lists look
+            formatter.for_type(list, listed)
+
+
+def listed(values: list[Any]) -> str | None:
+    """Return a list of our records as a table, and None for any other list. Classes of lists that can do it show themselves."""
+    if show := getattr(values, "_repr_html_", None):
+        return cast(str, show())
+    kinds = {type(value) for value in values[:_LISTED]}
+    if len(kinds) != 1 or not dataclasses.is_dataclass(kind := kinds.pop()) or not _is_ours(kind):
+        return None
+    return html_fragment(Document(f"{kind.__name__}: {len(values):,}", (_list("", values),)))
+
+
+def _is_ours(kind: type[Any]) -> bool:
+    return kind.__module__.startswith(f"{__package__.partition('.')[0]}.")
 
 
 def _shower(title: Callable[[Any], str], describe: Callable[[Any], Iterable[Block]]) -> Callable[[Any], str]:
@@ -72,6 +92,29 @@ def _table(title: str, rows: Sequence[Any]) -> Table:
     columns = tuple(Column(_words(name), _kind_of(name, getattr(rows[0], name))) for name in names)
     cells = tuple(tuple(_plain(getattr(row, name)) for name in names) for row in rows[:_LISTED])
     return Table(title, columns, cells, len(rows))
+
+
+def _list(title: str, rows: Sequence[Any]) -> Table:
+    """Describe records by those of their attributes that fit into a cell, and are not empty in all of them."""
+    shown = rows[:_LISTED]
+    names = [
+        name
+        for name in _attributes(shown[0])
+        if any(getattr(row, name) for row in shown) and all(_fits(getattr(row, name)) for row in shown)
+    ]
+    columns = tuple(
+        Column(_words(name), _kind_of(name, next(filter(None, (getattr(row, name) for row in shown)))))
+        for name in names
+    )
+    return Table(title, columns, tuple(tuple(_plain(getattr(row, name)) for name in names) for row in shown), len(rows))
+
+
+def _fits(value: Any) -> bool:
+    if isinstance(value, Mapping | Sequence) and not isinstance(value, str):
+        return all(
+            isinstance(one, str | int | float) for one in (value.values() if isinstance(value, Mapping) else value)
+        )
+    return value is None or isinstance(value, str | int | float | datetime)
 
 
 def _attributes(value: Any) -> list[str]:
@@ -128,8 +171,10 @@ def _differing(differences: Differences) -> Iterator[Block]:
 _SHOWN: dict[Any, tuple[Callable[[Any], str], Callable[[Any], Iterable[Block]]]] = {
     SnapshotManager: (lambda it: f"Snapshots of {it.name}", lambda it: about_snapshots(it, _LISTED)),
     Snapshot: (lambda it: f"Snapshot {it.id}", _snapshot),
+    SnapshotInfo: (lambda it: f"Snapshot {it.id}", _fields),
     Differences: (lambda it: f"Differences: {len(it):,}", _differing),
     CheckpointManager: (lambda it: f"Checkpoints in {it.repository.url}", _managed_checkpoints),
+    CheckpointInfo: (lambda it: f"Checkpoints of {it.name}", _fields),
     CheckpointDiff: (lambda it: f"Differences of {it.old[:12]} and {it.new[:12]}", _fields),
     ArtifactRegistry: (lambda it: f"Artifacts in {it.repository.url}", _registry),
     ArtifactInfo: (lambda it: f"{it.collection}/{it.name} {it.version}", lambda it: [Facts(about_version(it))]),
