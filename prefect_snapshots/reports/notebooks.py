@@ -45,7 +45,7 @@ def attach() -> None:
 
 
 def listed(values: list[Any]) -> str | None:
-    """Return a list of our records as a table, and None for any other list. Classes of lists that can do it show themselves."""
+    """Return a list of our records as a table, and None for any other list. Lists that can do it show themselves."""
     if show := getattr(values, "_repr_html_", None):
         return cast(str, show())
     kinds = {type(value) for value in values[:_LISTED]}
