@@ -25,8 +25,8 @@ Buffer = memoryview | bytes | bytearray
 FORTRAN, WEAK = 1, 2
 """Flags: the elements are in Fortran order; the JAX array is weakly typed, like `jnp.asarray(1.0)`."""
 
-_CASTABLE = frozenset(map(np.dtype, "?bBhHiIlLqQefd"))
-"""Dtypes that the buffer protocol and `memoryview.cast` support."""
+CASTABLE = {dtype: dtype_node(dtype) for dtype in map(np.dtype, "?bBhHiIlLqQefd")}
+"""The dtypes that the buffer protocol and `memoryview.cast` support, and their manifest form."""
 _DIMENSIONS = 64
 """The most dimensions of an array: the limit of NumPy 2."""
 _ALIGNMENT = 64
@@ -105,18 +105,11 @@ def numpy_parts(array: NDArray[Any]) -> Parts:
     return Parts(dtype, flags, shape, array.nbytes, lambda: bytes_of(array))
 
 
-def memory_of(array: NDArray[Any]) -> memoryview | None:
-    """Return the memory of the most common arrays as flat bytes, faster than `numpy_parts`. None for any other."""
-    if array.dtype in _CASTABLE and array.size and array.flags.c_contiguous:
-        return array.data.cast("B")
-    return None
-
-
 def bytes_of(array: NDArray[Any]) -> memoryview:
     """Return the memory of a contiguous array as flat bytes."""
     if array.size == 0:
         return memoryview(b"")
-    if array.dtype in _CASTABLE:
+    if array.dtype in CASTABLE:
         return array.data.cast("B")
     return array.reshape(-1).view(np.uint8).data
 
@@ -226,7 +219,7 @@ def jax_parts(array: Any, *, shared: bool = False) -> Parts:
 
 
 def _reader(array: Any, dtype: np.dtype[Any], nbytes: int) -> Callable[[], Buffer]:
-    if dtype in _CASTABLE and nbytes:
+    if dtype in CASTABLE and nbytes:
         try:
             view = memoryview(array)
         except BufferError:  # not on the CPU, or on several devices

@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import UnserialisableLeaf
 from ..messages import logger
 from .arrays import (
+    CASTABLE,
     Buffer,
     NotAnArrayOfBytes,
     NotAtHand,
@@ -20,12 +21,10 @@ from .arrays import (
     Shards,
     jax_parts,
     loaded_jax,
-    memory_of,
     numpy_parts,
     shards_of,
 )
 from .classes import reference
-from .dtypes import dtype_node
 from .manifest import (
     ARRAY,
     BYTEARRAY,
@@ -347,9 +346,14 @@ def _write_integer(encoder: _Encoder, value: int) -> Node:
 
 
 def _write_array(encoder: _Encoder, array: Any) -> Node:
-    memory = memory_of(array)
-    if memory is not None:
-        return [*encoder.body(ARRAY, memory), dtype_node(array.dtype), 0, *array.shape]
+    dtype = CASTABLE.get(array.dtype)
+    if dtype is not None and array.size and array.flags.c_contiguous:
+        # The most common arrays, without a call or a list for each: a tree can have many small ones.
+        memory = array.data.cast("B")
+        size = len(memory)
+        encoder.buffers.append(memory)
+        encoder.nbytes += size
+        return [ARRAY, size, dtype, 0, *array.shape]
     try:
         return encoder.array(ARRAY, numpy_parts(array))
     except NotAnArrayOfBytes:
