@@ -153,6 +153,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path, file: Path) -> None:
     "settings",
     [
         b'{"mode": 2541, "uid": 0, "gid": 0, "mtime": 0}',
+        b'{"mode": 420, "uid": 0, "gid": 0, "mtime": 18446744073709551616}',
         b'{"mode": 420, "uid": -1, "gid": 0, "mtime": 0}',
         b'{"mode": 420, "mode": 448, "uid": 0, "gid": 0, "mtime": 0}',
         b'{"mode": 420, "uid": 0, "gid": 0, "mtime": 0, "path": "/etc/passwd"}',

@@ -25,7 +25,7 @@ paths = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map(b"/".join)
 sizes = st.sampled_from([0, 1, 4095, 4096, 70_000, 1_300_000])
 times = st.one_of(
     st.integers(-(10**18), 4 * 10**18),
-    st.sampled_from([0, 1, 999_999_999, 1_700_000_000_000_000_001]),
+    st.sampled_from([0, 1, 999_999_999, 1_700_000_000_000_000_001, -(2**63), 2**63, 2**64 - 1]),
 )
 changes = st.one_of(
     st.tuples(st.just("file"), paths, sizes, st.integers(0, 3)),

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import random
 import shutil
 import socket
 import sqlite3
 import stat
+import struct
 import subprocess
 import tempfile
 import traceback
@@ -309,6 +311,92 @@ def test_attributes_that_cannot_be_set_are_said(tmp_path: Path) -> None:
     assert warning == "The extended attribute 'file: trusted.secret' could not be set."
 
 
+def _acl(user: int) -> bytes:
+    """Return an access control list that gives a user all rights, as the system stores it."""
+    everything, nobody = 7, 2**32 - 1
+    entries = [(1, nobody), (2, user), (4, nobody), (16, nobody), (32, nobody)]
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", tag, everything, number) for tag, number in entries)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_no_right_comes_from_the_place_instead_of_the_backup(
+    tmp_path: Path, vault: Vault, source: Path, in_place: bool
+) -> None:
+    """Files inherit the list of their directory, and a directory that stays would keep its own."""
+    part = vault.backup(Directory(source)).part("source")
+    target = tmp_path / "folder" / "target"
+    shutil.copytree(source, target, symlinks=True)
+    for place in (target.parent, target):
+        os.setxattr(place, "system.posix_acl_default", _acl(4321))
+        os.setxattr(place, "system.posix_acl_access", _acl(4321))
+    os.setxattr(target, "user.comment", b"newer than the backup")
+    restore_directory(part, target, in_place=in_place)
+    assert described(target) == described(source)
+
+
+@needs_root
+def test_owners_that_cannot_be_set_are_said(tmp_path: Path, source: Path) -> None:
+    """A program that runs with the rights of its owner must not run with those of another one instead."""
+    os.chown(source / "a" / "file", 4321, 4321)
+    (source / "a" / "file").chmod(0o6755)
+    Vault(tmp_path / "repository").backup(Directory(source))
+    give(tmp_path / "repository")
+    folder = give(tmp_path / "folder")
+    [warning] = as_nobody(_restore, str(tmp_path / "repository"), str(folder / "target"), {"only": "a/file"})
+    assert "The owner or the group of" in warning
+    assert "'a/file'" in warning
+    assert stat.S_IMODE((folder / "target" / "a" / "file").stat().st_mode) == 0o755
+
+
+@needs_root
+def test_the_group_is_that_of_the_backup_and_not_that_of_the_place(tmp_path: Path, source: Path) -> None:
+    give(source)
+    Vault(tmp_path / "repository").backup(Directory(source))
+    give(tmp_path / "repository")
+    folder = give(tmp_path / "folder")
+    os.chown(folder, NOBODY, 4321)
+    folder.chmod(0o2777)
+    assert as_nobody(_restore, str(tmp_path / "repository"), str(folder / "target"), {}) == []
+    assert described(folder / "target") == described(source)
+
+
+def _logged(*arguments: Any) -> list[str]:
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("prefect_snapshots").addHandler(handler)
+    _restore(*arguments)
+    return messages
+
+
+@needs_root
+def test_an_old_state_that_cannot_be_deleted_is_said(tmp_path: Path, source: Path) -> None:
+    give(source)
+    Vault(tmp_path / "repository").backup(Directory(source))
+    give(tmp_path / "repository")
+    folder = give(tmp_path / "folder")
+    shutil.copytree(source, folder / "target", symlinks=True)
+    give(folder)
+    os.chown(folder / "target" / "a", 0, 0)
+    messages = as_nobody(_logged, str(tmp_path / "repository"), str(folder / "target"), {})
+    assert described(folder / "target") == described(source)
+    [left] = leftovers(folder)
+    assert any(str(folder / left) in message and "deleted" in message for message in messages)
+
+
+def test_times_of_any_year_come_back(tmp_path: Path, vault: Vault, source: Path) -> None:
+    """Those that no entry can have are the nearest that it can."""
+    seconds = 10**9
+    times = {"top": 2**63, "b": 2**64 - 1, "a/file": -(2**63), "a": 2**65, "a/deep": -(2**65)}
+    for name, time in times.items():
+        os.utime(source / name, ns=(1, time))
+    set_to = {name: (source / name).stat().st_mtime_ns for name in times}  # not all file systems have all years
+    restore_directory(vault.backup(Directory(source)).part("source"), tmp_path / "target")
+    for name, time in set_to.items():
+        nearest = min(max(time, -(2**63)), 2**64 - 1)
+        assert abs((tmp_path / "target" / name).stat().st_mtime_ns - nearest) < seconds
+
+
 # --- only what differs -----------------------------------------------------------------------------------------------
 
 
@@ -426,7 +514,8 @@ def test_a_normal_user_writes_only_what_differs(tmp_path: Path, source: Path, in
     before = inodes(source)
     (source / "top").write_text("after")
     options = {"in_place": in_place, "only_changed": True}
-    assert as_nobody(_restore, str(tmp_path / "repository"), str(source), options) == []
+    [warning] = as_nobody(_restore, str(tmp_path / "repository"), str(source), options)
+    assert "owner or the group of 1 file" in warning
     now = inodes(source)
     assert "top" in {name for name in now if now[name] != before[name]}
     assert {name for name in now if now[name] == before[name]} >= {f"a/deep/{each}" for each in range(3)}
@@ -592,6 +681,20 @@ def test_what_stays_is_as_it_is_at_the_switch_not_as_it_was_before(vault: Vault,
     assert "logs/later.log" in restored.carried
 
 
+@pytest.mark.parametrize("options", [{}, {"in_place": True}, {"delete": False}], ids=str)
+def test_what_stays_is_not_deleted_for_a_file_in_the_place_of_its_directory(
+    vault: Vault, source: Path, options: dict[str, Any]
+) -> None:
+    part = vault.backup(Directory(source, excludes=["*.log"])).part("source")
+    (source / "top").unlink()
+    (source / "top").mkdir()
+    (source / "top" / "x.log").write_text("in no backup")
+    before = described(source)
+    with pytest.raises(InvalidArgument, match=r"'top/x\.log' in .* no directory 'top' to keep it in\. Nothing"):
+        restore_directory(part, source, **options)
+    assert described(source) == before
+
+
 # --- in place --------------------------------------------------------------------------------------------------------
 
 
@@ -740,7 +843,7 @@ FILE, FOLDER, LINK = 0o100644, 0o040755, 0o120777
         [Entry(b"l", LINK, link=b"a\0b")],
         [Entry(b"x", FILE, size=-1)],
         [Entry(b"x", FILE, size=2**63)],
-        [Entry(b"x", FILE, mtime=2**63)],
+        [Entry(b"x", FILE, mtime=2**64)],
         [Entry(b"x", FILE, mtime=-(2**63) - 1)],
         [Entry(b"x", FILE, uid=2**32 - 1)],
         [Entry(b"x", FILE, gid=-1)],

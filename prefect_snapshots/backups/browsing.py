@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import InvalidArgument
 from ..repository.times import from_nanoseconds
 from ..trees.entries import Entry
-from ..trees.scanning import Directory, walk
+from ..trees.scanning import Directory, mtime_of, walk
 from .archive import Archive, PartReader
 from .manifest import DIRECTORY
 from .single_files import File
@@ -274,7 +274,7 @@ def _like(entry: Entry, status: os.stat_result) -> bool:
     """Whether what is on the disk looks like an entry: the times of directories and links are not looked at."""
     if entry.mode != status.st_mode:
         return False
-    return not entry.is_file or (entry.size == status.st_size and entry.mtime == status.st_mtime_ns)
+    return not entry.is_file or (entry.size == status.st_size and entry.mtime == mtime_of(status))
 
 
 def _extra(part: PartReader, root: Path, only: Sequence[str]) -> Iterator[FileChange]:

@@ -22,7 +22,9 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from ..errors import BackupFailed, InvalidArgument, InvalidName, SourceUnusable
-from ..trees.entries import check_path
+from ..trees.descriptors import give
+from ..trees.entries import FIRST, LAST, check_path
+from ..trees.scanning import mtime_of
 from .databases.base import Tool, pieces, read_settings, restoring, write
 from .sources import Database, Dump, DumpFile, DumpNote, DumpReader, Switch, unreadable
 from .working import folder_beside, working_folder
@@ -42,7 +44,11 @@ class _Status(msgspec.Struct, forbid_unknown_fields=True):
     mode: Annotated[int, msgspec.Meta(ge=0, le=0o777)]
     uid: Annotated[int, msgspec.Meta(ge=0, lt=2**32 - 1)]
     gid: Annotated[int, msgspec.Meta(ge=0, lt=2**32 - 1)]
-    mtime: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+    mtime: int
+
+    def __post_init__(self) -> None:
+        if not FIRST <= self.mtime <= LAST:  # `Meta` cannot have bounds of over 63 bits
+            raise ValueError("The time is out of its bounds.")
 
 
 class _Bytes:
@@ -124,7 +130,7 @@ class File(_Bytes):
         """See `Database`."""
         with self._opened() as file:
             before = os.fstat(file.fileno())
-            kept = _Status(stat.S_IMODE(before.st_mode) & 0o777, before.st_uid, before.st_gid, before.st_mtime_ns)
+            kept = _Status(stat.S_IMODE(before.st_mode) & 0o777, before.st_uid, before.st_gid, mtime_of(before))
             dump = Dump([])
 
             def content() -> Iterator[bytes]:
@@ -149,6 +155,7 @@ class File(_Bytes):
             raise InvalidArgument(
                 f"Part {self.name!r} is a single file, so you cannot select parts of it. Pass an empty list: []."
             )
+        warnings: list[str] = []
         target = Path(os.path.realpath(self.path))
         if target.is_dir():
             raise InvalidArgument(f"{self.path} is a directory. Pass the path of a file.")
@@ -158,15 +165,17 @@ class File(_Bytes):
                 write(beside, dump.open(_content_path(dump)))
                 if _SETTINGS in dump.paths:
                     kept = read_settings(dump, _SETTINGS, _Status)
-                    if os.geteuid() == 0:
-                        os.chown(beside, kept.uid, kept.gid)
+                    if not give(beside, kept.uid, kept.gid):
+                        warnings.append(
+                            f"The owner or the group of {target} could not be set. Restore as root to set them."
+                        )
                     os.chmod(beside, kept.mode)
                     os.utime(beside, ns=(kept.mtime, kept.mtime))
 
             def switch() -> Sequence[str]:
                 with restoring(self.name, "and is unchanged"), _told(self.path):
                     os.replace(beside, target)
-                return []
+                return warnings
 
             yield switch
 

@@ -190,6 +190,38 @@ def exists(folder: int, raw: bytes) -> bool:
     return True
 
 
+def give(where: int | bytes | Path, uid: int, gid: int, folder: int | None = None) -> bool:
+    """Set the owner and the group of a file, as far as this user may. No link is followed.
+
+    Only root may set the owner, and not always: containers take this right away, or do not have every user. Then only
+    the group is set, if this user is a member of it.
+
+    Args:
+        where: A descriptor, a path, or a name in `folder`.
+        uid: The owner.
+        gid: The group.
+        folder: The descriptor of the directory that contains the name.
+
+    Returns:
+        Whether both are right now.
+    """
+    found = os.fstat(where) if isinstance(where, int) else os.stat(where, dir_fd=folder, follow_symlinks=False)
+    for owner in (uid, -1):
+        if (found.st_uid if owner == -1 else owner, gid) == (found.st_uid, found.st_gid):
+            return uid == found.st_uid  # changing it would take setuid and capabilities away
+        try:
+            if isinstance(where, int):
+                os.chown(where, owner, gid)
+            else:
+                os.chown(where, owner, gid, dir_fd=folder, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EINVAL):  # the second: this container does not have the user
+                raise
+        else:
+            return owner != -1 or uid == found.st_uid
+    return False
+
+
 def owned_by_others(path: Path) -> str:
     """Return a sentence about another user who can rename the contents of a directory, or a directory above it.
 

@@ -20,7 +20,9 @@ _NAME_LIMIT = 255
 _LINK_LIMIT = 4095
 """Maximal length of the target of a symbolic link in bytes, on Linux."""
 _SIGNED = 2**63
-"""Above the largest signed number of 64 bits, which the times and sizes of file systems are."""
+"""Above the largest signed number of 64 bits, which the sizes of file systems are."""
+FIRST, LAST = -(2**63), 2**64 - 1
+"""The bounds of times in nanoseconds, which are also those of a number in the format: the years 1677 and 2554."""
 _KINDS = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO)
 
 
@@ -146,7 +148,7 @@ def check_entry(entry: Entry) -> None:
     kind = stat.S_IFMT(entry.mode) if 0 <= entry.mode < 1 << 16 else None  # which fails for huge numbers
     if kind not in _KINDS:
         raise InvalidName(f"{entry.path!r} is neither a file, a directory, a link nor a fifo.")
-    if not (0 <= entry.size < _SIGNED and -_SIGNED <= entry.mtime < _SIGNED):
+    if not (0 <= entry.size < _SIGNED and FIRST <= entry.mtime <= LAST):
         raise InvalidName(f"{entry.path!r} has an impossible size or time.")
     if not (0 <= entry.uid < 2**32 - 1 and 0 <= entry.gid < 2**32 - 1):  # the last number means "leave it" to chown
         raise InvalidName(f"{entry.path!r} has an impossible owner.")

@@ -24,7 +24,7 @@ from ..repository.contents import TABLE, Batch, Kept, Writer
 from ..repository.location import Buffer
 from .descriptors import FILE, Parents, flags, open_directory
 from .entries import Entry
-from .scanning import Scan, entry_of, extents_of, state_of, xattrs_of
+from .scanning import Scan, entry_of, extents_of, mtime_of, state_of, xattrs_of
 from .stored import StoredTree
 
 _LARGE = 4 * 1024 * 1024
@@ -75,7 +75,7 @@ class PreviousTree:
             return -1
         entry = self.entries[number]
         same = (
-            entry.mtime == found.st_mtime_ns
+            entry.mtime == mtime_of(found)
             and entry.state == (found.st_ctime_ns, found.st_ino, found.st_dev)
             and entry.size == found.st_size
             and entry.mode == found.st_mode

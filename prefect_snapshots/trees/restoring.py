@@ -17,16 +17,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from ..documents.texts import count_text
 from ..errors import InvalidArgument, PermissionDenied, RestoreFailed, StorageError, StorageFull
 from ..repository.contents import ContentReader
-from .descriptors import DIRECTORY, Parents, exists, open_below, opened, opened_below, owned_by_others, resolve
+from .descriptors import DIRECTORY, Parents, exists, give, open_below, opened, opened_below, owned_by_others, resolve
 from .entries import Entry
 from .restore_plan import Options, RestorePlan, above, find_alone, make_plan
 from .reusing import LocalFirst
+from .scanning import xattrs_of
 from .stored import StoredTree, VerifiedContent
 from .unchanged import Placed, UnchangedFiles
 from .workspaces import Workspace, delete_tree, recover, swap, sync_all, workspace
-from .writing import set_directories, set_open, write_entries
+from .writing import NotSet, drop_attributes, set_directories, set_open, write_entries
+
+_INHERITED = "system.posix_acl_default"
+"""The access control list that new files in a directory get."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,7 @@ class Restored:
         files: How many files were written.
         size: Their size in bytes.
         carried: Paths that are not in the tree and stayed: they were excluded, or `delete` was False.
-        not_set: Extended attributes that could not be set, as "path: name".
+        not_set: Owners and extended attributes that could not be set.
         owner: If the user is root: who else can rename or replace the restored files. Empty if nobody can.
         unchanged: How many files were not written, because they were identical.
     """
@@ -47,14 +52,23 @@ class Restored:
     files: int
     size: int
     carried: list[str]
-    not_set: list[str]
+    not_set: list[NotSet]
     owner: str = ""
     unchanged: int = 0
 
     @property
     def warnings(self) -> list[str]:
-        """Full sentences about attributes that could not be set, and about other users who can change the result."""
-        found = [f"The extended attribute {each!r} could not be set." for each in self.not_set]
+        """Full sentences about what could not be set, and about other users who can change the result."""
+        found = [
+            f"The extended attribute '{each.path}: {each.attribute}' could not be set."
+            for each in self.not_set
+            if each.attribute
+        ]
+        if owned := [each.path for each in self.not_set if not each.attribute]:
+            found.append(
+                f"The owner or the group of {count_text(len(owned), 'file')} in {self.target} could not be set, such "
+                f"as {owned[0] or '.'!r}. Restore as root to set them. Programs among them are restored without setuid."
+            )
         if self.owner:
             found.append(f"{self.owner}, who can rename or replace the files in {self.target}.")
         return found
@@ -158,7 +172,7 @@ class StagedDirectory:
         self._spaces: dict[bytes, Workspace] = {}
         self._unchanged: dict[Workspace, UnchangedFiles] = {}
         self._carried: list[str] = []
-        self._not_set: list[str] = []
+        self._not_set: list[NotSet] = []
         self._undo: list[Callable[[], None]] = []
         self._switched = False
         self._above = closing.enter_context(opened(root.parent, create=True))
@@ -220,7 +234,11 @@ class StagedDirectory:
         if folder not in self._spaces:
             file = self._open.enter_context(opened_below(self._above, folder))
             _make_writable(file, self._writable)
-            self._spaces[folder] = self._open.enter_context(workspace(file))
+            space = self._spaces[folder] = self._open.enter_context(workspace(file))
+            if self._tree.root is not None:
+                # Everything in it would inherit rights that the tree does not have.
+                with suppress(OSError, AttributeError):  # it has none, and macOS has no such call
+                    os.removexattr(space.file, _INHERITED)
         return self._spaces[folder]
 
     def _folder_of(self, base: bytes, place: bytes) -> bytes:
@@ -263,6 +281,7 @@ class StagedDirectory:
         self._finish_above(made)
 
     def _carry_one(self, raw: bytes, space: int, where: bytes, made: list[tuple[int, bytes, bytes]]) -> bool:
+        self._refuse_to_bury(raw)
         with _unless_in_the_way(), Parents(self._above) as old, Parents(space) as new:
             # directories that are not in the tree, but above a path that stays
             for depth, directory in enumerate(above(where)[1:]):
@@ -282,10 +301,19 @@ class StagedDirectory:
             except PermissionError:
                 raise InvalidArgument(
                     f"{os.fsdecode(raw)!r} in {self._root} is not in the backup, and you may not create a hard link to "
-                    "it in the new directory. Nothing was changed. Restore as its owner, or to another place."
+                    "it in the new directory, or not give that directory its owner. Nothing was changed. Restore as "
+                    "root, or to another place. Files that may not be changed (`lsattr`) cannot be linked by anybody."
                 ) from None
             return True
         return False
+
+    def _refuse_to_bury(self, raw: bytes) -> None:
+        for path in map(os.fsdecode, above(raw)):
+            if path in self._tree.by_path and not self._tree.by_path[path][0].is_directory:
+                raise InvalidArgument(
+                    f"{os.fsdecode(raw)!r} in {self._root} is not in the backup, which has no directory {path!r} "
+                    "to keep it in. Nothing was changed. Move it out of the way, or restore to another place."
+                )
 
     def _finish_above(self, made: list[tuple[int, bytes, bytes]]) -> None:
         """Copy the attributes of old directories to the new ones that were created above paths that stay."""
@@ -430,6 +458,8 @@ class StagedDirectory:
         for base in reversed(self._plan.kept) if self._switched else ():
             if (entry := self._entry(base)) is not None:
                 with opened_below(self._above, self._place(base)) as file:
+                    if self._tree.root is not None:
+                        self._not_set += drop_attributes(entry, file)
                     self._not_set += set_open(self._tree, entry, file)
 
     def _entry(self, base: bytes) -> Entry | None:
@@ -526,12 +556,11 @@ def _status(folder: int, raw: bytes) -> os.stat_result | None:
 def _copy_attributes(old: int, new: int) -> None:
     """Copy the attributes of another directory to an open one."""
     status = os.fstat(old)
-    if os.geteuid() == 0:
-        os.chown(new, status.st_uid, status.st_gid)
-    if hasattr(os, "listxattr"):
+    if not give(new, status.st_uid, status.st_gid):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+    for name, value in (xattrs_of(old) or {}).items():
         with suppress(OSError):
-            for name in os.listxattr(old):
-                os.setxattr(new, name, os.getxattr(old, name))
+            os.setxattr(new, name, value)
     os.fchmod(new, stat.S_IMODE(status.st_mode))
     os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
 

@@ -15,7 +15,7 @@ import msgspec
 
 from ..errors import InvalidArgument, InvalidName
 from .descriptors import DIRECTORY, FILE, flags, open_directory, opened, path_of
-from .entries import Entry, check_path
+from .entries import FIRST, LAST, Entry, check_path
 from .patterns import Rules, left_out, rules_of
 
 RESTORING = ".prefect-snapshots-restoring-"
@@ -392,7 +392,7 @@ def entry_of(
         status.st_mode,
         status.st_size if stat.S_ISREG(status.st_mode) else 0,
         link,
-        status.st_mtime_ns,
+        mtime_of(status),
         status.st_uid,
         status.st_gid,
         (status.st_ctime_ns, status.st_ino, status.st_dev),
@@ -403,7 +403,12 @@ def entry_of(
 
 def state_of(status: os.stat_result) -> tuple[int, ...]:
     """Return the values that differ after a file was changed."""
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+    return status.st_size, mtime_of(status), status.st_ctime_ns, status.st_ino
+
+
+def mtime_of(status: os.stat_result) -> int:
+    """Return the time of the last change as an entry has it: file systems have times that no entry can have."""
+    return min(max(status.st_mtime_ns, FIRST), LAST)
 
 
 def extents_of(file: int, status: os.stat_result) -> tuple[tuple[int, int], ...] | None:

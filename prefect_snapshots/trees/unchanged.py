@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from .descriptors import FILE, Parents
 from .entries import Entry
-from .scanning import extents_of, state_of, xattrs_of
+from .scanning import extents_of, mtime_of, state_of, xattrs_of
 
 Placed = tuple[Entry, bytes]
 """An entry, and its path in the folder to which it is written."""
@@ -119,5 +119,5 @@ def _status(parents: Parents, place: bytes) -> os.stat_result:
 def _like(entry: Entry, status: os.stat_result, names: int) -> bool:
     """Whether a file has the attributes of an entry, and this number of names."""
     return (entry.mode, entry.size, entry.mtime, entry.uid, entry.gid, names) == (
-        *(status.st_mode, status.st_size, status.st_mtime_ns, status.st_uid, status.st_gid, status.st_nlink),
+        *(status.st_mode, status.st_size, mtime_of(status), status.st_uid, status.st_gid, status.st_nlink),
     )

@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..messages import logger
 from .descriptors import DIRECTORY, Parents, exists, opened, path_of
 from .scanning import RESTORING
 
@@ -66,8 +67,16 @@ def workspace(folder: int) -> Iterator[Workspace]:
             try:
                 yield Workspace(folder, name, file)
             finally:
-                with suppress(OSError):  # the next restore tries again
+                try:
                     delete_tree(folder, name)
+                except OSError as error:  # the next restore tries again
+                    logger.warning(
+                        "The folder %s of a restore could not be deleted completely: %s. What is left in it may be an "
+                        "old state of the restored directory. Delete it as root. If a file may not be changed "
+                        "(lsattr), allow that first (chattr -i -a).",
+                        os.fsdecode(os.path.join(os.path.realpath(path_of(folder)), name)),
+                        error.strerror,
+                    )
             return
         finally:
             os.close(file)

@@ -9,11 +9,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import NamedTuple
 
 from ..errors import IntegrityError, InvalidName
 from ..repository.location import LargeFile
-from .descriptors import DIRECTORY, Parents, path_of
+from .descriptors import DIRECTORY, Parents, give, path_of
 from .entries import Entry
+from .scanning import xattrs_of
 from .stored import StoredTree, VerifiedContent
 from .unchanged import Placed, UnchangedFiles
 
@@ -27,6 +29,19 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 """No link is followed: where one is in the place of a new file, O_EXCL fails."""
 _thread = threading.local()
 
+
+class NotSet(NamedTuple):
+    """An attribute that could not be set.
+
+    Attributes:
+        path: The path of its file.
+        attribute: The name of the extended attribute. Empty: the owner or the group.
+    """
+
+    path: str
+    attribute: str = ""
+
+
 _File = tuple[Entry, bytes, int]
 """The entry with the bytes of a file, its first place in the folder, and the offset of its bytes in the content."""
 
@@ -38,7 +53,7 @@ def write_entries(
     passed: Callable[[int], None] = lambda _: None,
     unchanged: UnchangedFiles | None = None,
     content: VerifiedContent | None = None,
-) -> list[str]:
+) -> list[NotSet]:
     """Write entries below a folder. Directories are private until `set_directories` sets their attributes.
 
     Nobody else must be able to write below the folder.
@@ -52,13 +67,13 @@ def write_entries(
         content: The bytes of the tree. Default: its own content.
 
     Returns:
-        The extended attributes that could not be set, as "path: name".
+        The attributes that could not be set.
 
     Raises:
         DamagedVersion: A file cannot be verified. The message names the first one.
         InvalidName: The file system treats two names of the tree as the same name.
     """
-    not_set: list[str] = []
+    not_set: list[NotSet] = []
     files: list[_File] = []
     names: dict[bytes, list[Placed]] = {}
     with Parents(folder) as parents:
@@ -83,7 +98,7 @@ def write_entries(
             if tree.root is not None:
                 not_set += _set_named(entry, parent, name)
 
-    def job(span: list[_File]) -> tuple[int, list[str]]:
+    def job(span: list[_File]) -> tuple[int, list[NotSet]]:
         try:
             return _write_span(tree, content or tree.content, span, folder, names, unchanged)
         except IntegrityError as error:
@@ -105,7 +120,7 @@ def write_entries(
     return not_set
 
 
-def set_directories(tree: StoredTree, folder: int, placed: Sequence[Placed], also: int = 0) -> list[str]:
+def set_directories(tree: StoredTree, folder: int, placed: Sequence[Placed], also: int = 0) -> list[NotSet]:
     """Set the attributes of directories, after their contents are written. Inner directories come first.
 
     Args:
@@ -115,9 +130,9 @@ def set_directories(tree: StoredTree, folder: int, placed: Sequence[Placed], als
         also: Permissions to add to those of each directory.
 
     Returns:
-        The extended attributes that could not be set, as "path: name".
+        The attributes that could not be set.
     """
-    not_set: list[str] = []
+    not_set: list[NotSet] = []
     with Parents(folder) as parents:
         for entry, place in reversed(placed):
             if entry.is_directory:
@@ -130,7 +145,7 @@ def set_directories(tree: StoredTree, folder: int, placed: Sequence[Placed], als
     return not_set
 
 
-def set_open(tree: StoredTree, entry: Entry, file: int, also: int = 0) -> list[str]:
+def set_open(tree: StoredTree, entry: Entry, file: int, also: int = 0) -> list[NotSet]:
     """Set the attributes of an open file or directory, or only its permissions if the tree stores no more.
 
     Args:
@@ -140,25 +155,28 @@ def set_open(tree: StoredTree, entry: Entry, file: int, also: int = 0) -> list[s
         also: Permissions to add to those of the entry.
 
     Returns:
-        The extended attributes that could not be set, as "path: name".
+        The attributes that could not be set.
     """
-    not_set: list[str] = []
+    not_set: list[NotSet] = []
+    owned = True
     if tree.root is not None:
-        _chown(entry, file)
+        owned = give(file, entry.uid, entry.gid)
+        not_set += () if owned else [NotSet(entry.path)]
         # Before the permissions: an attribute of a file that its owner may not write cannot be set, even by the owner.
         # After the owner: changing that takes capabilities away, which are an attribute, too.
         for name, value in (entry.xattrs or {}).items():
             not_set += _set_attribute(entry, file, name, value, follow=True)
-    os.fchmod(file, stat.S_IMODE(entry.mode) | also)  # after the owner: changing that takes setuid away
+    # After the owner: changing that takes setuid away. For any other owner, it would mean another right.
+    taken = 0 if owned or entry.is_directory else stat.S_ISUID | stat.S_ISGID
+    os.fchmod(file, stat.S_IMODE(entry.mode) & ~taken | also)
     if tree.root is not None:
         os.utime(file, ns=(entry.mtime, entry.mtime))
     return not_set
 
 
-def _set_named(entry: Entry, parent: int, name: bytes) -> list[str]:
+def _set_named(entry: Entry, parent: int, name: bytes) -> list[NotSet]:
     """Give a link or a fifo its attributes, never following a link."""
-    not_set: list[str] = []
-    _chown(entry, name, parent)
+    not_set = [] if give(name, entry.uid, entry.gid, parent) else [NotSet(entry.path)]
     for key, value in (entry.xattrs or {}).items():
         not_set += _set_attribute(entry, path_of(parent, name), key, value, follow=False)
     if not entry.is_symlink:
@@ -168,26 +186,36 @@ def _set_named(entry: Entry, parent: int, name: bytes) -> list[str]:
     return not_set
 
 
-def _chown(entry: Entry, where: int | bytes, parent: int | None = None) -> None:
-    if os.geteuid() == 0:
-        uid = entry.uid
-    elif entry.gid != os.getegid() and entry.gid in os.getgroups():
-        uid = -1
-    else:
-        return
-    if isinstance(where, int):
-        os.chown(where, uid, entry.gid)
-    else:
-        os.chown(where, uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+def drop_attributes(entry: Entry, file: int) -> list[NotSet]:
+    """Delete the extended attributes of an open directory that its entry does not have, access control lists included.
+
+    Args:
+        entry: The entry.
+        file: The descriptor.
+
+    Returns:
+        The attributes that could not be deleted.
+    """
+    not_set = []
+    for name in xattrs_of(file) or {}:
+        # The others, such as labels of SELinux, are given by the system.
+        if name not in (entry.xattrs or {}) and not name.startswith(b"security."):
+            try:
+                os.removexattr(file, name)
+            except OSError as error:
+                if error.errno not in _NOT_TAKEN:
+                    raise
+                not_set.append(NotSet(entry.path, os.fsdecode(name)))
+    return not_set
 
 
-def _set_attribute(entry: Entry, where: int | bytes, name: bytes, value: bytes, follow: bool) -> list[str]:
+def _set_attribute(entry: Entry, where: int | bytes, name: bytes, value: bytes, follow: bool) -> list[NotSet]:
     try:
         os.setxattr(where, name, value, follow_symlinks=follow)
     except (OSError, AttributeError) as error:  # macOS has no such call
         if isinstance(error, OSError) and error.errno not in _NOT_TAKEN:
             raise
-        return [f"{entry.path}: {os.fsdecode(name)}"]
+        return [NotSet(entry.path, os.fsdecode(name))]
     return []
 
 
@@ -226,7 +254,7 @@ def _write_span(
     folder: int,
     names: Mapping[bytes, Sequence[Placed]],
     unchanged: UnchangedFiles | None,
-) -> tuple[int, list[str]]:
+) -> tuple[int, list[NotSet]]:
     start = span[0][2]
     end = span[-1][2] + span[-1][0].stored
     together = end - start <= _SPAN

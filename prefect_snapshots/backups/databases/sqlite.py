@@ -22,6 +22,7 @@ from urllib.parse import quote
 import msgspec
 
 from ...errors import UNDECODABLE, BackupFailed, SourceUnusable
+from ...trees.descriptors import give
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpNote, DumpReader, Switch
 from ..working import folder_beside, working_folder
 from .base import Checksums, FileDatabase, check_only, file_pieces, restoring, write
@@ -332,8 +333,7 @@ def _replace(target: Path, beside: Path, kept: _File | None) -> None:
             old = target.stat()
             kept = _File(old.st_mode & 0o777, old.st_uid, old.st_gid)
         if kept is not None:
-            if os.geteuid() == 0:
-                os.chown(beside, kept.uid, kept.gid)
+            give(beside, kept.uid, kept.gid)
             os.chmod(beside, kept.mode)
         # SQLite would replay a log of a lost or broken database into the new one.
         for suffix in _SIDECARS:
