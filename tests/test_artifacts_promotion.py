@@ -78,6 +78,7 @@ def test_processes_log_to_one_name_on_a_local_disk(tmp_path: Path, processes: in
 
 
 @pytest.mark.timeout(290)
+@pytest.mark.nightly
 def test_processes_log_to_one_name_on_s3(s3_storage: Storage) -> None:
     log_at_once(s3_storage.url, dict(s3_storage.storage_options), 3, 8)
 

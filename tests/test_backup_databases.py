@@ -236,6 +236,7 @@ def test_postgresql_is_dumped_as_of_one_moment_while_others_write(shop: PostgreS
     assert "drill" not in " ".join(database_servers.psql(postgres)("SELECT datname FROM pg_database;"))
 
 
+@pytest.mark.nightly
 def test_checksums_of_postgresql_tell_one_value(shop: PostgreSQL, postgres: Server) -> None:
     client = database_servers.psql(postgres, HOSTILE)
     found = checksums(shop)
@@ -1230,6 +1231,7 @@ def a_mixture_is_mended(
     assert manager.list_interrupted_restores() == []
 
 
+@pytest.mark.nightly
 def test_restores_of_mongodb_that_are_killed_are_mended(mongo_port: int, tmp_path: Path) -> None:
     import pymongo.database
 
@@ -1246,6 +1248,7 @@ def test_restores_of_mongodb_that_are_killed_are_mended(mongo_port: int, tmp_pat
         a_mixture_is_mended(database, change, False, tmp_path / "repository", at)
 
 
+@pytest.mark.nightly
 def test_restores_of_arangodb_that_are_killed_are_mended(arango: database_stand_ins.Arango, tmp_path: Path) -> None:
     database = ArangoDB(f"arangodb://us%40er@127.0.0.1:{arango.port}/my%20%40shop", arango.password)
 

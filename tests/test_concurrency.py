@@ -18,6 +18,7 @@ COMMITS = 4
 
 
 @pytest.mark.timeout(280)
+@pytest.mark.nightly
 def test_sixteen_writers_make_few_requests(moto_endpoint: str, warm_python: Path) -> None:
     """Packs, index, hints and merges included."""
     with servers.dropping_proxy(moto_endpoint) as proxy:

@@ -133,7 +133,12 @@ def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("to", "passwords"), [("local", (None, None)), ("local", (None, "two")), ("s3", ("one", "two"))]
+    ("to", "passwords"),
+    [
+        ("local", (None, None)),
+        ("local", (None, "two")),
+        pytest.param("s3", ("one", "two"), marks=pytest.mark.nightly),
+    ],
 )
 def test_a_copy_has_everything(
     request: pytest.FixtureRequest, tmp_path: Path, folder: Path, to: str, passwords: Sequence[str | None]
@@ -604,7 +609,7 @@ def test_a_lost_event_comes_back_exactly_as_it_was(tmp_path: Path) -> None:
     assert SnapshotManager(source, name="run").load_snapshot("1") == {"n": 1}
 
 
-@pytest.mark.parametrize("password", [None, "two"])
+@pytest.mark.parametrize("password", [pytest.param(None, marks=pytest.mark.nightly), "two"])
 def test_damaged_objects_come_back_from_a_copy(tmp_path: Path, folder: Path, password: str | None) -> None:
     everything, target = copied_pair(tmp_path, folder, password)
     wanted = everything.seen()

@@ -157,6 +157,7 @@ def test_an_incremental_base_backup_has_the_bytes_of_a_full_one(world: World) ->
         assert relations(world.manager, changed.name) == relations(world.manager, whole.name)
 
 
+@pytest.mark.nightly
 def test_a_server_that_does_not_know_what_has_changed_sends_everything(world: World, sent: list[int]) -> None:
     world.manager.create_backup("before")
     client = database_servers.psql(world.server)
@@ -194,6 +195,7 @@ class Moved(PostgreSQLCluster):
         return self.names[0]
 
 
+@pytest.mark.nightly
 def test_a_base_backup_of_another_server_is_no_base(world: World) -> None:
     settings = ("wal_level=replica", "summarize_wal=on")
     programs = database_servers.newer_postgresql()
@@ -205,6 +207,7 @@ def test_a_base_backup_of_another_server_is_no_base(world: World) -> None:
     assert "is of another server" in note
 
 
+@pytest.mark.nightly
 def test_a_killed_incremental_base_backup_leaves_nothing(world: World) -> None:
     world.manager.create_backup("before")
     database_servers.psql(world.server)("CREATE TABLE more AS SELECT i FROM generate_series(1, 500000) i;")

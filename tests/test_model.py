@@ -271,7 +271,7 @@ class Interleavings(Interleaving):
         assert repository.prune(dry_run=True, grace=0).packs_deleted == 0
 
 
-TestInterleavings = interleavings(Interleavings, 80)
+TestInterleavings = interleavings(Interleavings, 40)
 TestManyInterleavings = pytest.mark.nightly(interleavings(Interleavings, 5000))
 
 
@@ -358,9 +358,9 @@ def requests_of(begin: Callable[[World], Process]) -> int:
         return done
 
 
-def moments_of(begin: Callable[[World], Process]) -> Iterator[tuple[World, Process]]:
+def moments_of(begin: Callable[[World], Process], every: int = 1) -> Iterator[tuple[World, Process]]:
     """Worlds in which an operation stands before its first request, its second one, ... and is finished."""
-    for moment in range(requests_of(begin) + 1):
+    for moment in range(0, requests_of(begin) + 1, every):
         with prepared() as world:
             process = begin(world)
             for _ in range(moment):
@@ -420,7 +420,7 @@ def test_prune_at_every_moment_of_a_save(name: str) -> None:
         assert_kept(world, "kept", "new")
 
 
-def test_commit_at_every_moment_of_a_prune() -> None:
+def test_commit_at_every_moment_of_a_prune(every: int) -> None:
     """It may take the slot that the fence wanted; a second writer sleeps on."""
 
     def begin(world: World) -> Process:
@@ -428,7 +428,7 @@ def test_commit_at_every_moment_of_a_prune() -> None:
         world.processes[3].run(commits)
         return pruning(world)
 
-    for world, process in moments_of(begin):
+    for world, process in moments_of(begin, every):
         world.processes[0].run()
         process.run()
         world.processes[3].run()
@@ -487,16 +487,16 @@ def test_prune_at_every_moment_of_a_commit_of_staged_parts() -> None:
     assert lost
 
 
-def test_prune_killed_at_every_moment_is_resumed_by_another() -> None:
-    for world, process in moments_of(pruning):
+def test_prune_killed_at_every_moment_is_resumed_by_another(every: int) -> None:
+    for world, process in moments_of(pruning, every):
         process.kill()
         prune(world.processes[2])
         world.processes[0].run()
         assert_kept(world, "kept", "new")
 
 
-def test_prune_at_every_moment_of_a_rival_prune() -> None:
-    for world, process in moments_of(pruning):
+def test_prune_at_every_moment_of_a_rival_prune(every: int) -> None:
+    for world, process in moments_of(pruning, every):
         make_garbage(world, world.processes[3])
         prune(world.processes[2])
         world.processes[0].run()
@@ -504,7 +504,7 @@ def test_prune_at_every_moment_of_a_rival_prune() -> None:
         assert_kept(world, "kept", "new")
 
 
-def test_read_at_every_moment_of_a_prune() -> None:
+def test_read_at_every_moment_of_a_prune(every: int) -> None:
     """By one who knows the index from before, and by one who does not."""
 
     def begin(world: World) -> Process:
@@ -514,7 +514,7 @@ def test_read_at_every_moment_of_a_prune() -> None:
     def read(reader: Process) -> None:
         perform(reader, lambda: reader.toy("a").get("kept"))
 
-    for world, process in moments_of(begin):
+    for world, process in moments_of(begin, every):
         world.processes[0].run()
         read(world.processes[2])
         read(world.processes[3])

@@ -125,6 +125,7 @@ def test_the_version_is_that_of_the_tag(built: Path) -> None:
     assert names >= {f"prefect_snapshots-{VERSION}-py3-none-any.whl", f"prefect_snapshots-{VERSION}.tar.gz"}
 
 
+@pytest.mark.nightly
 def test_the_sdist_builds_the_same_wheel(built: Path, wheel: Path) -> None:
     assert contents(wheel) == contents(built / "directly" / wheel.name)
 
@@ -314,7 +315,7 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 @pytest.mark.parametrize(
     # Each takes an environment of its own; and pip fetches hundreds of megabytes for torch, which is not in uv's cache.
     "extra",
-    [extra if extra in ("jax", "s3", "mount") else pytest.param(extra, marks=pytest.mark.nightly) for extra in USES],
+    [extra if extra == "s3" else pytest.param(extra, marks=pytest.mark.nightly) for extra in USES],
 )
 def test_an_extra_alone_is_enough_and_is_asked_for(
     extra: str, place: Path, address: str, bare: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory

@@ -205,6 +205,7 @@ def stat_of(path: Path) -> tuple[int, int]:
     return path.stat().st_uid, path.stat().st_mode & 0o777
 
 
+@pytest.mark.nightly
 def test_a_restore_point_and_an_lsn_are_targets_too(world: World) -> None:
     first, _ = list_base_backups(world.repository)
     found = []

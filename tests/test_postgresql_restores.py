@@ -67,7 +67,9 @@ def state(server: Server, database: str = "shop") -> list[str]:
     client = database_servers.psql(server, database)
     program = f"{database_servers.newest('/usr/lib/postgresql/*/bin')}/pg_dump"
     lines = dataclasses.replace(client, command=[program, "--create"])("")
-    return [line for line in lines if not line.startswith(("\\restrict", "\\unrestrict"))]
+    # A server keeps the settings of a database in the order in which they were made, which says nothing.
+    settings = sorted(line for line in lines if line.startswith("ALTER DATABASE "))
+    return settings + [line for line in lines if not line.startswith(("\\restrict", "\\unrestrict", "ALTER DATABASE "))]
 
 
 HELD = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory';"
@@ -149,24 +151,27 @@ def test_every_object_comes_back_as_pg_dump_has_it(server: Server, admin: Client
     whole_round(server, admin)
 
 
+OF_A_DATABASE = [
+    # Lists of names, which are no one name.
+    "ALTER DATABASE shop SET session_preload_libraries = 'auto_explain', 'passwordcheck'",
+    "ALTER DATABASE shop SET search_path = public, \"we ird\", 'it''s', '$user'",
+    "ALTER DATABASE shop SET temp_tablespaces = ''",
+    "ALTER ROLE reader IN DATABASE shop SET search_path = '', 'X'",
+    # Values that look like something else.
+    "ALTER DATABASE shop SET app.value = E'a\\n\\\\! touch /tmp/x\\n'",
+    "ALTER DATABASE shop SET application_name = ''",
+    "ALTER DATABASE shop SET app.\"a.b\" = 'it''s = \"x\"'",
+    "ALTER DATABASE shop SET default_transaction_read_only = on",
+    "ALTER DATABASE shop SET default_transaction_isolation = 'serializable'",
+    "COMMENT ON DATABASE shop IS E'a\\n\\\\! x'",
+    "ALTER DATABASE shop IS_TEMPLATE true",
+    "ALTER DATABASE shop CONNECTION LIMIT 5; GRANT TEMPORARY ON DATABASE shop TO reader WITH GRANT OPTION",
+]
+
+
+# Each of them alone takes a backup and a restore of its own.
 @pytest.mark.parametrize(
-    "sql",
-    [
-        # Lists of names, which are no one name.
-        "ALTER DATABASE shop SET session_preload_libraries = 'auto_explain', 'passwordcheck'",
-        "ALTER DATABASE shop SET search_path = public, \"we ird\", 'it''s', '$user'",
-        "ALTER DATABASE shop SET temp_tablespaces = ''",
-        "ALTER ROLE reader IN DATABASE shop SET search_path = '', 'X'",
-        # Values that look like something else.
-        "ALTER DATABASE shop SET app.value = E'a\\n\\\\! touch /tmp/x\\n'",
-        "ALTER DATABASE shop SET application_name = ''",
-        "ALTER DATABASE shop SET app.\"a.b\" = 'it''s = \"x\"'",
-        "ALTER DATABASE shop SET default_transaction_read_only = on",
-        "ALTER DATABASE shop SET default_transaction_isolation = 'serializable'",
-        "COMMENT ON DATABASE shop IS E'a\\n\\\\! x'",
-        "ALTER DATABASE shop IS_TEMPLATE true",
-        "ALTER DATABASE shop CONNECTION LIMIT 5; GRANT TEMPORARY ON DATABASE shop TO reader WITH GRANT OPTION",
-    ],
+    "sql", ["; ".join(OF_A_DATABASE), *(pytest.param(each, marks=pytest.mark.nightly) for each in OF_A_DATABASE)]
 )
 def test_what_is_set_for_a_database_comes_back(server: Server, admin: Client, shop: Client, sql: str) -> None:
     admin("CREATE ROLE reader")
@@ -217,16 +222,21 @@ def test_a_database_may_lack_its_usual_language(server: Server, admin: Client, s
     "setting",
     [
         "statement_timeout = '20ms'",
-        "lock_timeout = '1ms'",
-        "idle_in_transaction_session_timeout = '20ms'",
-        "idle_session_timeout = '200ms'",  # on a busy machine, 20 ms pass before a session can ask for more
         "default_transaction_read_only = on",
-        "quote_all_identifiers = on",
-        "row_security = off",
         "search_path = ''",
-        "client_encoding = 'LATIN1'",
         "standard_conforming_strings = off",
-        "DateStyle = 'German'",
+        *(
+            pytest.param(each, marks=pytest.mark.nightly)
+            for each in [
+                "lock_timeout = '1ms'",
+                "idle_in_transaction_session_timeout = '20ms'",
+                "idle_session_timeout = '200ms'",  # on a busy machine, 20 ms pass before a session can ask for more
+                "quote_all_identifiers = on",
+                "row_security = off",
+                "client_encoding = 'LATIN1'",
+                "DateStyle = 'German'",
+            ]
+        ),
     ],
 )
 def test_what_is_set_for_a_role_is_in_nobodys_way(server: Server, admin: Client, shop: Client, setting: str) -> None:
@@ -242,6 +252,7 @@ def test_what_is_set_for_a_role_is_in_nobodys_way(server: Server, admin: Client,
     assert state(server) == before
 
 
+@pytest.mark.nightly
 def test_a_database_of_thousands_of_tables_can_be_backed_up(server: Server, admin: Client, shop: Client) -> None:
     for start in range(0, 2400, 600):
         made = "SELECT format('CREATE TABLE t%s (id int PRIMARY KEY, v text UNIQUE)', i)"
@@ -505,6 +516,7 @@ def test_an_extension_that_no_server_could_load_again_is_named(server: Server, a
     assert leftovers(admin) == []
 
 
+@pytest.mark.nightly
 def test_any_other_database_does_where_there_is_no_postgres(server: Server, admin: Client, shop: Client) -> None:
     shop("CREATE TABLE t AS SELECT 1 AS i")
     kept = StoredDump.of(of(server))
@@ -619,6 +631,7 @@ SETTINGS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.nightly
 def test_tablespaces_are_used_if_the_server_has_them(server: Server, admin: Client, shop: Client) -> None:
     place = server.folder / "tablespace"
     place.mkdir()
@@ -666,7 +679,17 @@ def test_hostile_settings_are_refused(
     assert state(server) == before
 
 
-@pytest.mark.parametrize("field", ["owner", "LC_COLLATE", "LC_CTYPE", "comment", "settings", "locale", "roles"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "settings",
+        "roles",
+        *(
+            pytest.param(each, marks=pytest.mark.nightly)
+            for each in ["owner", "LC_COLLATE", "LC_CTYPE", "comment", "locale"]
+        ),
+    ],
+)
 def test_hostile_words_in_any_setting_run_nothing(
     server: Server, admin: Client, shop: Client, field: str, tmp_path: Path
 ) -> None:
@@ -922,6 +945,7 @@ def test_event_triggers_do_not_see_a_restore(server: Server, admin: Client, shop
     whole_round(server, admin)
 
 
+@pytest.mark.nightly
 def test_rows_that_name_indexes_come_back(server: Server, admin: Client, shop: Client) -> None:
     shop("CREATE TABLE t (i int PRIMARY KEY); CREATE TABLE watched (what regclass PRIMARY KEY, more regclass[]);")
     shop("INSERT INTO watched VALUES ('t_pkey', '{t}'), ('t', NULL);")
@@ -929,6 +953,7 @@ def test_rows_that_name_indexes_come_back(server: Server, admin: Client, shop: C
     whole_round(server, admin)
 
 
+@pytest.mark.nightly
 def test_partitions_by_the_hash_of_an_enum_come_back(server: Server, admin: Client, shop: Client) -> None:
     shop("CREATE TYPE e AS ENUM ('a', 'b', 'c', 'd'); CREATE TABLE h (e e, i int) PARTITION BY HASH (e);")
     shop("CREATE TABLE h0 PARTITION OF h FOR VALUES WITH (MODULUS 2, REMAINDER 0);")
@@ -1182,6 +1207,7 @@ def kill_a_whole_restore(server: Server, admin: Client, folder: Path, chosen: Ca
         assert manager.list_interrupted_restores() == [], step
 
 
+@pytest.mark.nightly
 def test_a_restore_of_a_whole_server_that_is_killed_is_finished(server: Server, whole: Client, tmp_path: Path) -> None:
     # In the switch of the roles, and between those of the databases.
     kill_a_whole_restore(server, whole, tmp_path, lambda steps: (steps - 18, steps - 9))

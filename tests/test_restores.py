@@ -97,7 +97,7 @@ class Staged(Flat):
 # --- every step ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGKILL", pytest.param("SIGTERM", marks=pytest.mark.nightly)])
 def test_a_restore_that_is_ended_at_any_step_can_be_finished(tmp_path: Path, name: str, every: int) -> None:
     (tmp_path / "temporary").mkdir()
     (tmp_path / "place").mkdir()

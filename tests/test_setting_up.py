@@ -112,6 +112,7 @@ def test_three_answers_are_enough(shop: Program, client: SyncPrefectClient) -> N
     assert before == {path.name: path.read_text() for path in shop.directory.glob("p*.*ml")}
 
 
+@pytest.mark.nightly
 def test_options_answer_too_and_the_password_is_in_the_block(shop: Program, client: SyncPrefectClient) -> None:
     SnapshotRepository(url="memory://elsewhere").save("default")
     encrypted = shop.but(**{PASSWORD: "correct-horse"})

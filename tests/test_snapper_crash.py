@@ -121,7 +121,7 @@ def place(request: pytest.FixtureRequest) -> Storage:
     return found
 
 
-@pytest.mark.parametrize("batch_size", [1, 7])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.nightly), 7])
 @pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.nightly)])
 def test_killed_at_any_moment_nothing_written_is_lost_or_done_again(
     place: Storage, tmp_path: Path, batch_size: int, kills: int

@@ -104,7 +104,7 @@ def test_a_terminal_shows_a_live_line_and_no_line_for_each_batch(
     assert "1,577 done now, 23 failed now." in shown
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)])
 def test_an_interrupt_says_what_is_kept_and_shows_no_traceback(
     tmp_path: Path, script: Path, prefect_server: str, number: int
 ) -> None:

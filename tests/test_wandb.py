@@ -774,6 +774,7 @@ def test_a_registry_travels_between_processes(registry: WandbArtifactRegistry, n
     assert repr(copy) == f"WandbArtifactRegistry('team/project', collection={registry.active_collection!r})"
 
 
+@pytest.mark.nightly
 def test_an_offline_run_logs_and_is_synchronised_later(
     environment: tuple[WandbServer, dict[str, str]], run: None, tmp_path: Path
 ) -> None:
