@@ -19,12 +19,13 @@ from typing import Any
 import pytest
 from flat_database import Flat
 
-from prefect_snapshots import BackupManager, RetentionPolicy
+from prefect_snapshots import BackupManager, Repository, RetentionPolicy
 from prefect_snapshots.backups import last_proven
 from prefect_snapshots.backups.databases import SQLite
 from prefect_snapshots.backups.directories import SourceSummary
+from prefect_snapshots.backups.history import BackupHistory
 from prefect_snapshots.backups.journal import PartState, RestorePart, begun
-from prefect_snapshots.backups.records import part_record, slug
+from prefect_snapshots.backups.records import failure_body, part_record, slug
 from prefect_snapshots.backups.sources import Database, DumpReader
 from prefect_snapshots.backups.working import clean_working_folders, folder_beside, is_held, working_folder
 from prefect_snapshots.errors import (
@@ -37,6 +38,7 @@ from prefect_snapshots.errors import (
     RestoreFailed,
 )
 from prefect_snapshots.filesystem import SnapshotsFileSystem
+from prefect_snapshots.repository.commits import Draft
 
 
 @pytest.fixture
@@ -374,6 +376,13 @@ def test_descriptions_of_any_script_keep_their_letters(description: str, expecte
 
 
 # --- beside writers ---------------------------------------------------------------------------------------------------
+
+
+def test_errors_that_somebody_else_wrote_are_cut(tmp_path: Path) -> None:
+    assert len(failure_body("x" * 3000, "host", None)["error"]) == 2000
+    history = BackupHistory(Repository(tmp_path / "r"), "all")
+    history.tracked.put(lambda: Draft("failed", {"error": "y" * 3000}), b"", [])
+    assert [failed.error for failed in history.failures()] == ["y" * 2000]
 
 
 def test_listing_never_fails_and_never_waits_beside_a_backup(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 from database_servers import PASSWORD, Client, Server, killed_at_each_step, killed_in_a_drill, until
 
 from prefect_snapshots.backups import BackupManager
-from prefect_snapshots.backups.databases import MariaDB, MariaDBServer, MariaDBUsers
+from prefect_snapshots.backups.databases import MariaDB, MariaDBServer, MariaDBUsers, mariadb_dumps
 from prefect_snapshots.backups.databases.base import Tool
 from prefect_snapshots.backups.databases.mariadb_dumps import RowCounter, statements
 from prefect_snapshots.errors import BackupFailed, InvalidArgument, PrivilegesRefused, RestoreFailed, StorageFull
@@ -769,6 +769,14 @@ def test_text_that_looks_like_rows_is_not_counted() -> None:
         assert b"".join(counter.passed(sql[at : at + size] for at in range(0, len(sql), size))) == sql
         assert counter.counts == {"t": 1}
     assert b"".join(text for _, text in statements([sql])) == sql
+
+
+def test_a_statement_that_would_fill_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = b"CREATE TABLE `t` (\n  `i` int\n);\n"
+    monkeypatch.setattr(mariadb_dumps, "_LONGEST", len(table))
+    assert [text for _, text in statements([table])] == [table]
+    with pytest.raises(BackupFailed):
+        list(statements([table.replace(b"int", b"int DEFAULT 1")]))
 
 
 GTIDS = b"e0783cc6-2f90-11f1-8a7a-5e66e8ae3384:1-210,\nf713f104-2ebc-11f1-bcaa-9e56d1c8c1c3:tag_1:1-150"

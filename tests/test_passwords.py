@@ -311,6 +311,15 @@ class TestIdentity:
             with pytest.raises(RepositoryError, match=f"{place} (can be|belongs).* forged. Nothing was opened"):
                 use(tmp_path / "r", password="right")
 
+    def test_a_saved_id_that_would_fill_the_memory_is_not_read(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        save(tmp_path / "r", password="right")
+        [file] = (tmp_path / "state").rglob("*.json")
+        file.write_text(" " * 20_000 + file.read_text())
+        assert load(tmp_path / "r", password="right") == 1
+        assert "could not be read" in caplog.text
+
     def test_processes_that_open_at_once_remember_all(self, tmp_path: Path) -> None:
         for number in range(6):
             save(tmp_path / f"r{number}", password="right")

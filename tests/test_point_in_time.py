@@ -458,6 +458,11 @@ def test_facts_of_a_stranger_are_checked(changes: dict[str, object], error: type
         read_facts(StoredDump({}))
 
 
+def test_facts_that_would_fill_the_memory_are_not_read() -> None:
+    with pytest.raises(IntegrityError, match="too large"):
+        read_facts(StoredDump({CLUSTER: json.dumps(GOOD).encode() + b" " * (64 << 20)}))
+
+
 class ForeignFiles(StoredDump):
     """A base backup into which a stranger has put a link."""
 

@@ -9,12 +9,14 @@ import os
 import random
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,7 @@ from prefect_snapshots import Repository
 from prefect_snapshots.backups import SQLiteRestoreReport, recovery_windows, restore_sqlite
 from prefect_snapshots.errors import (
     DamagedVersion,
+    IntegrityError,
     InvalidArgument,
     RepositoryNotFound,
     RestoreFailed,
@@ -32,6 +35,7 @@ from prefect_snapshots.errors import (
     WalRefused,
 )
 from prefect_snapshots.wal import SQLiteArchive, SQLiteFollower, sqlite_following
+from prefect_snapshots.wal.sqlite_archive import Mark, Position
 
 WRITER = """
 import sqlite3, sys, time
@@ -243,6 +247,41 @@ def test_what_cannot_be_followed_or_restored_is_said(database: Path, tmp_path: P
     with pytest.raises(DamagedVersion, match=r"sqlite/app\.db"):
         restore_sqlite(Repository(tmp_path / "r"), "app.db", tmp_path / "damaged")
     assert not (tmp_path / "damaged").exists()
+
+
+def put_base(archive: SQLiteArchive, page: int = 512, frame: int = 0, at: int = 1) -> None:
+    archive.put_base(Position(b"s" * 8, frame, b"c" * 8), True, page, at, [bytes(512)])
+
+
+def put_log(archive: SQLiteArchive, last: int = 1, number: int = 1, size: int = 512, looked: int = 2) -> None:
+    """A base copy and one frame."""
+    put_base(archive)
+    after, then = (Position(b"s" * 8, frame, b"c" * 8) for frame in (0, last))
+    frame = struct.pack(">II16x", number, 1) + b"x" * size
+    archive.put_log(after, then, 512, looked, [Mark(2, 1, 1)], [frame])
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        *(partial(put_base, page=page) for page in (0, -24, 1000, 1 << 40)),
+        *(partial(put_base, frame=frame) for frame in (-1, 1 << 63)),
+        *(partial(put_base, at=at) for at in (-1, 1 << 63)),
+        *(partial(put_log, last=last) for last in (-1, 2, 1 << 62)),
+        *(partial(put_log, size=size) for size in (0, 511, 513)),
+        *(partial(put_log, number=0), partial(put_log, looked=-1)),
+    ],
+)
+def test_what_somebody_else_wrote_into_an_archive_is_damage(
+    tmp_path: Path, forged: Callable[[SQLiteArchive], None]
+) -> None:
+    put_log(SQLiteArchive(Repository(tmp_path / "good"), "app.db"))
+    with pytest.raises(RestoreFailed, match="not a database"):  # but it is read
+        restore_sqlite(Repository(tmp_path / "good"), "app.db", tmp_path / "restored")
+    archive = SQLiteArchive(Repository(tmp_path / "r"), "app.db")
+    with pytest.raises(IntegrityError):
+        forged(archive)
+        restore_sqlite(archive.repository, "app.db", tmp_path / "restored")
 
 
 def test_two_followers_of_one_database_are_refused(database: Path, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ import pytest
 from database_servers import Server, until
 
 from prefect_snapshots import Repository
-from prefect_snapshots.errors import DamagedVersion, InvalidArgument, WalNotFound, WalRefused
+from prefect_snapshots.errors import DamagedVersion, IntegrityError, InvalidArgument, WalNotFound, WalRefused
+from prefect_snapshots.repository.commits import Draft
 from prefect_snapshots.wal import WalArchive, WalArchiver, list_systems, waiting_wal
 from prefect_snapshots.wal.answering import answering
 
@@ -194,6 +195,26 @@ def test_damage_aborts_a_recovery_and_only_the_end_ends_it(archive: WalArchive, 
         assert done.stderr.startswith("prefect-snapshots: ")
     with pytest.raises(DamagedVersion, match=name(3)):
         WalArchive(Repository(repository), SYSTEM).fetch(name(3), target)
+
+
+@pytest.mark.parametrize("size", [0, -1, True, "1", 1 << 19, 3 << 20, 1 << 31])
+def test_a_size_that_no_segment_has_is_damage(archive: WalArchive, folder: Path, size: object) -> None:
+    push(archive, folder, name(3), segment(3))
+    body = {"id": name(4), "size": size}
+    with pytest.raises(IntegrityError):
+        archive._tracked(1).put(lambda: Draft("put", body), b"", [b"x"])
+        archive.list_timelines()
+
+
+def test_a_file_that_would_fill_the_disk_is_not_fetched(
+    archive: WalArchive, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = f"{name(5)}.partial"
+    push(archive, folder, file, bytes((16 << 20) + 1))
+    monkeypatch.setattr("prefect_snapshots.wal.archiving._LONGEST", 16 << 20)
+    with pytest.raises(WalRefused, match="not a file of the WAL"):
+        archive.fetch(file, folder / "back")
+    assert not list(folder.glob("back*"))
 
 
 @pytest.fixture

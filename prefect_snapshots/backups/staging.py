@@ -29,9 +29,6 @@ from .records import PartRecord, limited_notes, part_record
 SEPARATOR = "::"
 """Between a place and the name of a source, in the name of a part. No URL and no path begins like this."""
 
-_MOST_VERSIONS = 20
-"""The most versions of programs and servers of one part that a record keeps. Databases name at most three."""
-
 PlacedPart: TypeAlias = tuple[str, StagedPart]
 """The place that a part comes from, and the part."""
 
@@ -137,7 +134,7 @@ def _joined(prefix: str, content: ContentReader, body: Kept) -> JoinedPart:
         incomplete = said.incomplete or bool(part.left_out)
         records.append(msgspec.structs.replace(record, notes=notes, incomplete=incomplete))
         if said.versions:
-            versions[part.name] = limited_notes(said.versions[:_MOST_VERSIONS])
+            versions[part.name] = limited_notes(said.versions)
     return JoinedPart(body, parts, records, versions)
 
 

@@ -35,8 +35,6 @@ _MARK = struct.Struct("<qqI")
 _FRAME = struct.Struct(">II8s8s")
 FRAME_HEAD = _FRAME.size
 _PAGE_SIZES = [1 << bits for bits in range(9, 17)]
-_MOST_FRAMES = 1 << 32
-"""SQLite counts frames with 32 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,7 @@ class Position:
     def of(cls, value: Any) -> Position:
         """Return a position that an event states. Raises ValueError if it is none."""
         salt, frame, check = value
-        if not (type(salt) is type(check) is bytes and len(salt) == len(check) == 8 and _is_count(frame, _MOST_FRAMES)):
+        if not (type(salt) is type(check) is bytes and len(salt) == len(check) == 8 and _is_count(frame)):
             raise ValueError("a position in a log")
         return cls(salt, frame, check)
 
@@ -377,8 +375,8 @@ def _apply(content: ContentReader, page: int, count: int | None, file: BinaryIO)
     return pages
 
 
-def _is_count(value: object, limit: int) -> bool:
-    return type(value) is int and 0 <= value < limit
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
 
 
 @dataclass
@@ -404,7 +402,7 @@ class _Log:
         if event.kind in ("base", "log") and body["page"] not in _PAGE_SIZES:
             raise ValueError("the size of a page")
         if event.kind == "base":
-            if not _is_count(body["at"], 1 << 63):
+            if not _is_count(body["at"]):
                 raise ValueError("a time")
             position = Position.of(body["position"])
             self.bases.append(event)
@@ -413,12 +411,12 @@ class _Log:
         elif event.kind == "log":
             Position.of(body["after"])
             times = [body["looked"], body.get("begin", 0), body.get("end", 0)]
-            if not all(_is_count(time, 1 << 63) for time in times):
+            if not all(_is_count(time) for time in times):
                 raise ValueError("a time")
             self.position, self.until = Position.of(body["last"]), body["looked"]
             self.logs.append(event)
         elif event.kind == "looked":
-            if not _is_count(body["looked"], 1 << 63):
+            if not _is_count(body["looked"]):
                 raise ValueError("a time")
             self.looked = {Position.of(body["after"]): body["looked"]}
             self.until = body["looked"]
