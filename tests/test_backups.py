@@ -33,6 +33,7 @@ from flat_database import Flat
 from servers import Storage
 
 from prefect_snapshots import BackupManager, Repository, RetentionPolicy, safe_experiment
+from prefect_snapshots.backups import HookCall, Hooks
 from prefect_snapshots.backups.databases import MariaDB, PostgreSQL, SQLite
 from prefect_snapshots.backups.directories import SourceSummary
 from prefect_snapshots.backups.records import BackupRecords, backup_name, part_record, slug
@@ -369,6 +370,26 @@ def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
         BackupManager(tmp_path / "repository", retention="daily")  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument, match="policy must be a RetentionPolicy, not str"):
         BackupManager(tmp_path / "repository").cleanup("daily")  # type: ignore[arg-type]
+
+
+def test_a_wrong_argument_is_no_failed_backup(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    told: list[HookCall] = []
+    manager = BackupManager(
+        tmp_path / "repository", directories=[tmp_path / "data"], hooks=Hooks(after_backup=[told.append])
+    )
+    manager.create_backup("first")
+    for wrong in (
+        *({"description": 5}, {"tags": "nightly"}, {"tags": [5]}, {"run": "x"}, {"token": 5}, {"token": "x"}),
+        *({"parts": 5}, {"progress": 5}, {"description": "\ud800"}),
+    ):
+        with pytest.raises((InvalidArgument, InvalidName)):
+            manager.create_backup(**wrong)
+    with pytest.raises(InvalidArgument, match="must be a dictionary, not int"):
+        manager.drill(run=5)  # type: ignore[arg-type]
+    assert manager.list_failed_backups() == []
+    assert [call.result for call in told] == ["succeeded"]
+    assert manager.get_backup("latest").proven_at is None
 
 
 @pytest.mark.parametrize("name", ["", "..", "/", "a/../b", "a\nb", "a\\b", " a"])
@@ -778,6 +799,8 @@ def test_one_table_and_one_file(world: World) -> None:
             world.manager.restore_backup(backup.name, confirm=True, **wrong)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument, match="Pass only= as a list"):
         world.manager.restore_backup(backup.name, confirm=True, only={"bulk": "1.txt"})
+    with pytest.raises(InvalidArgument, match=r"Pass only= as a list .*, not as one int"):
+        world.manager.restore_backup(backup.name, confirm=True, only={"bulk": 5})  # type: ignore[dict-item]
 
 
 def test_what_cannot_be_swapped_is_backed_up_first(world: World) -> None:

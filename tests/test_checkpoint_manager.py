@@ -135,7 +135,6 @@ def test_a_pinned_name_is_kept_by_retention_and_deleted_by_force_only(repository
 def test_nothing_is_created_where_there_is_no_repository(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path / "none")
     assert not manager.list_checkpoints("work")
-    assert manager.delete_checkpoint("work") == 0
     assert manager.cleanup(LAST_ONE, name="work").rows == manager.cleanup(LAST_ONE, True, name="work").rows == ()
     for call in (manager.pin, manager.unpin, manager.load_checkpoint, manager.report, manager.get_checkpoint):
         with pytest.raises(RepositoryNotFound):

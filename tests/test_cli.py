@@ -1595,6 +1595,9 @@ def test_unknown_options_get_those_that_come_near(program: Program) -> None:
         "backups create --no-bulk": "Unknown option: --no-bulk. Did you mean --no-directories? "
         "See `prefect-snapshots backups create",
         "check --no-bulk": "Unknown option: --no-bulk. See `prefect-snapshots check",
+        "artifacts show m --version v1": "Unknown option: --version. VERSION is an argument: "
+        "write it without --version. See `prefect-snapshots artifacts show",
+        "stats --version": "Unknown option: --version. See `prefect-snapshots stats",
         "artifacts show --name x": "Unknown option: --name. NAME is an argument: write it without --name. "
         "See `prefect-snapshots artifacts show",
         "snapshots pin --id x": "Unknown option: --id. ID is an argument: write it without --id. "

@@ -187,6 +187,21 @@ def test_a_field_that_nothing_has_is_told(text: str, told: str) -> None:
     assert Condition(text).unknown_fields([]) == []
 
 
+def test_a_search_that_finds_nothing_says_which_field_is_misspelt(caplog: pytest.LogCaptureFixture) -> None:
+    manager: SnapshotManager[int] = SnapshotManager("memory://misspelt-field", name="train")
+    manager.save_snapshot(1, metadata={"loss": 0.5})
+    registry = ArtifactRegistry("memory://misspelt-field")
+    registry.log_artifact("model", 1, metadata={"loss": 0.5})
+    for search in (manager.search, registry.search, lambda condition: registry.search(condition, "model")):
+        caplog.clear()
+        assert not search("loss > 1")
+        assert not caplog.messages, "the field is there"
+        assert not search("los < 1")
+        assert caplog.messages == [
+            "Nothing meets the condition 'los < 1'. Nothing here has 'los'. Did you mean 'loss'?"
+        ]
+
+
 def test_snapshots_are_searched(tmp_path: Path) -> None:
     manager: SnapshotManager[int] = SnapshotManager(tmp_path / "r", name="x")
     for number in range(4):

@@ -35,6 +35,7 @@ from prefect_snapshots import ArtifactRegistry, BackupManager, SnapshotManager, 
 from prefect_snapshots.checkpoints import CheckpointManager
 assert "prefect" not in sys.modules, "tables need no Prefect"
 pathlib.Path("data").mkdir()
+pathlib.Path("data/a").touch(mode=0o640)
 snapshots = SnapshotManager("repository", name="train", rank_by="loss", mode="min")
 for step in range(3):
     _ = snapshots.save_snapshot({"w": step, "b": "<script>"}, f"step-{step}", {"loss": 1 / (1 + step), "note": "<b>"})
@@ -75,6 +76,12 @@ registry.diff("model", "v0", "v1")
 ---
 CheckpointManager("repository").get_checkpoint("numbers")
 ---
+backups.list_files("latest")
+---
+snapshots.repository
+---
+snapshots.repository.stats()
+---
 [1, "a list of others"]
 """
 
@@ -102,6 +109,9 @@ def test_results_are_tables(tmp_path: Path) -> None:
         ("Snapshot step-2", "loss=0.33"),
         ("FileDifference: 1", "changed"),
         ("Checkpoints of numbers", "abs"),
+        ("FileInfo: 1", ">640<"),
+        ("Repository file://", "total stored", "numbers", "default/model"),
+        ("Statistics", "saved by deduplication", "packs", "Requests of this process"),
     ]
     for html, texts in zip(shown, wanted, strict=True):
         assert [text for text in texts if text not in html] == [], html

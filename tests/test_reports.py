@@ -22,6 +22,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_pla
 
 from prefect_snapshots import ArtifactRegistry, BackupManager, Repository, RetentionPolicy, Snapper, SnapshotManager
 from prefect_snapshots.checkpoints import CheckpointManager
+from prefect_snapshots.cli.documents import document_lines
 from prefect_snapshots.documents import (
     Calendar,
     Chart,
@@ -563,3 +564,16 @@ def test_long_inputs_are_shortened_in_the_middle(tmp_path: Path) -> None:
     assert "/srv/" in page
     assert "/report-7.txt" in page
     assert "x" * 40 not in page
+
+
+def test_a_narrow_terminal_cuts_nothing_of_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    columns = Column("snapshot", "name"), Column("metadata"), Column("size", "bytes"), Column("changed leaves")
+    row = "epoch-000000001", "loss=0.25, accuracy=0.8, sample=1234567", 11, "1 of 1"
+    [_, _, *lines] = document_lines(Document("train", (Table("All", columns, (row,), 1),)))
+    assert lines[1:] == [
+        "snapshot         size  changed leaves",
+        "    metadata",
+        "epoch-000000001  11 B  1 of 1",
+        "    loss=0.25, accuracy=0.8, sample=1234567",
+    ]

@@ -795,8 +795,9 @@ def test_what_there_is_can_be_listed_and_cleared(repository: Repository) -> None
     assert [row.done for row in manager.list_checkpoints("a")] == [3]
     assert snapper([1], double, repository, name="a").load(missing=None) == [None]
     assert manager.delete_checkpoint("a") == 1
-    assert manager.delete_checkpoint("a") == 0
-    assert manager.delete_checkpoint("never") == 0
+    for name in ("a", "never"):
+        with pytest.raises(CheckpointNotFound, match=f"no checkpoints of '{name}'. There is only 'b'."):
+            manager.delete_checkpoint(name)
     assert [row.name for row in manager.list_checkpoints()] == ["b"]
     assert repository.prune().log_objects_deleted == 2
     assert snapper(range(2), double, repository, name="b").load() == [0, 2]

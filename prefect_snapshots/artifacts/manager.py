@@ -234,6 +234,10 @@ class ArtifactManager(ABC):
             name: Look only at the versions of this artifact. Default: all artifacts of the collection.
             collection: The collection. Default: the active one.
 
+        Returns:
+            The infos, newest first. If there are none, a warning in the log names each field of the condition that no
+            version has.
+
         Raises:
             InvalidArgument: The condition cannot be parsed. The message says where.
 
@@ -246,8 +250,10 @@ class ArtifactManager(ABC):
             ['v1']
         """
         wanted = Condition(condition)
-        infos = self._every_version(collection) if name is None else self.list_versions(name, collection)
+        infos = [*self._every_version(collection)] if name is None else self.list_versions(name, collection)
         found = [info for info in infos if wanted.matches(info.fields, info.metadata)]
+        if not found:
+            wanted.warn_if_misspelt((info.fields, info.metadata) for info in infos)
         return sorted(found, key=lambda info: info.created_at, reverse=True)
 
     def exists(

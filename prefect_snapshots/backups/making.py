@@ -210,6 +210,18 @@ def checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
     return tuple(check_name(tag, "tag") for tag in dict.fromkeys(tags))
 
 
+def check_request(request: BackupRequest) -> None:
+    """Check what the request says about the backup, before anything begins: its sources do not count.
+
+    Raises:
+        InvalidArgument: Something in it has another type, or cannot be stored.
+    """
+    _described(request)
+    token_from(request.token)
+    if not callable(request.parts) and not isinstance(request.parts, Sequence):
+        raise InvalidArgument(f"parts must be a list of places and parts, not {type(request.parts).__name__}.")
+
+
 def _described(request: BackupRequest) -> Backup:
     """Return the parts of the record that the request determines. Errors in the request are found here."""
     return Backup(

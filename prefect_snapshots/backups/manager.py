@@ -37,7 +37,7 @@ from .export import write_tar
 from .history import KIND, BackupHistory
 from .hooks import NO_HOOKS, Hooks, around
 from .journal import RestoreRecord
-from .making import BackupRequest, checked_string, make, preview, stage
+from .making import BackupRequest, check_request, checked_string, make, preview, stage
 from .records import LATEST, Backup, FailedBackup
 from .recoveries import clean_wal
 from .restores import RestoreReport, RestoreRequest
@@ -179,7 +179,15 @@ class BackupManager:
             NotProven: The backup was made, but `prove` found that the restored data is not identical.
             ToolMissing: A program is not installed. The message names its package.
             CommitUnknown: The storage did not say whether the backup was committed.
+            InvalidArgument: An argument has another type. This is not recorded as a failure.
         """
+        # A wrong argument is a mistake in the calling code. It is no failed backup, and no hook has to know it.
+        described = BackupRequest(
+            sources=(), description=description, pinned=permanent, tags=tags, run=run, token=token, parts=parts
+        )
+        check_request(described)
+        if progress is not None and not callable(progress):
+            raise InvalidArgument(f"progress must be a function, not {type(progress).__name__}.")
         if dry_run:
             request = self._request(include_directories, description, permanent, tags, run, token, empty=bool(parts))
             return preview(self._history, request)
@@ -598,6 +606,8 @@ class BackupManager:
             BackupNotFound: There is no such backup.
             InvalidArgument: The backup has no part from this place, or `elsewhere` is about another backup.
         """
+        if run is not None:
+            clean_metadata(run)  # refuses what is no dictionary before the work, and not after it
         with self._history.opened(name) as (backup, content):
             tried = {row.part: row for report in elsewhere for row in report.rows}
             others = {report.name for report in elsewhere} - {backup.name}

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -160,8 +160,12 @@ def plan(backup: Backup, request: RestoreRequest, sources: Mapping[str, Source])
         InvalidArgument: The request cannot be carried out. Nothing was changed.
     """
     targets = {_part_name(backup, source): target for source, target in request.to.items()}
-    if any(isinstance(paths, str) for paths in request.only.values()):
-        raise InvalidArgument("Pass only= as a list of tables, collections or paths for each part, not as one string.")
+    for paths in request.only.values():
+        if isinstance(paths, str) or not isinstance(paths, Iterable):
+            raise InvalidArgument(
+                "Pass only= as a list of tables, collections or paths for each part, not as one "
+                f"{'string' if isinstance(paths, str) else type(paths).__name__}."
+            )
     chosen = {_part_name(backup, source): paths for source, paths in request.only.items()}
     jobs, missing = [], []
     for part in backup.parts:

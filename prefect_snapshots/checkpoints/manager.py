@@ -128,11 +128,12 @@ class CheckpointManager:
 
         Raises:
             InvalidArgument: The name is empty.
-            CheckpointNotFound: The name has no results of this fingerprint.
+            CheckpointNotFound: There are no checkpoints with this name and fingerprint. Nothing was deleted.
             Pinned: The name is pinned.
         """
         tracked = self._tracked(name)
-        chosen = None if fingerprint is None else self._choose(name, tracked.refresh(), fingerprint)
+        found = self._choose(name, tracked.refresh(), fingerprint)
+        chosen = None if fingerprint is None else found
 
         def refuse_pinned() -> None:
             state = tracked.state

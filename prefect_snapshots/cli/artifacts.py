@@ -808,11 +808,15 @@ def _told(version: ArtifactVersion, what: str) -> str:
 
 def _list_versions(registry: ArtifactRegistry, name: str | None, where: str | None) -> Answer:
     from ..repository.conditions import Condition
+    from ..repository.tracking import leaving_out_damage
 
-    if where is not None:
-        versions: list[ArtifactInfo] = registry.search(where, name)
-    else:
-        versions = registry.list_versions(str(name))
+    every: list[ArtifactInfo] = []
+    for each in registry.list_names() if name is None else [name]:
+        with leaving_out_damage(f"Artifact {each}", when=name is None):
+            every += registry.list_versions(each)
+    wanted = None if where is None else Condition(where)
+    versions = [info for info in every if wanted is None or wanted.matches(info.fields, info.metadata)]
+    versions.sort(key=lambda info: info.created_at, reverse=True)
     document = {
         "repository": registry.repository.url,
         "name": name,
@@ -822,9 +826,8 @@ def _list_versions(registry: ArtifactRegistry, name: str | None, where: str | No
     written = size_text(sum(version.written for version in versions))
     of = registry.active_collection if name is None else f"{registry.active_collection}/{name}"
     remarks = [f"{count_text(len(versions), 'version')} of {of}: {written} written"]
-    if where is not None and not versions:
-        every = [each for one in ([name] if name else registry.list_names()) for each in registry.list_versions(one)]
-        remarks += Condition(where).unknown_fields((each.fields, each.metadata) for each in every)
+    if wanted is not None and not versions:
+        remarks += wanted.unknown_fields((info.fields, info.metadata) for info in every)
     return Answer(document, _view_versions, ". ".join(remarks))
 
 

@@ -54,9 +54,11 @@ def _charts(charts: Iterable[Block]) -> Iterator[str]:
 
 def _table(shown: Table) -> Iterator[str]:
     yield _titled(shown.title, len(shown.rows), shown.of)
-    last, kinds = len(shown.columns) - 1, [each.kind for each in shown.columns]
+    kinds = [each.kind for each in shown.columns]
     headings = [
-        OutputColumn(_local(each.title), is_numeric(each.kind), each.kind == "text", each.kind == "text" and at == last)
+        OutputColumn(
+            _local(each.title), is_numeric(each.kind), each.kind == "text" and at == 0, each.kind == "text" and at > 0
+        )
         for at, each in enumerate(shown.columns)
     ]
     yield from table(headings, [map(_text, row, kinds) for row in shown.rows])

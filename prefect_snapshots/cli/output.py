@@ -160,7 +160,7 @@ class OutputColumn(NamedTuple):
         right: Whether cells are aligned to the right.
         cut: Whether cells may be shortened with an ellipsis if the terminal is too narrow.
         whole: Whether cells are moved below their rows if the terminal is too narrow, such as reasons, which are
-            useless when shortened.
+            useless when shortened. The widest column is moved first.
     """
 
     title: str
@@ -187,8 +187,11 @@ def table(columns: Sequence[OutputColumn], rows: Iterable[Iterable[str]]) -> Ite
     cells = [[column.title for column in columns], *([row[at] for at in used] for row in texts)]
     widths = [max(map(width_of, column)) for column in zip(*cells, strict=True)]
     excess = sum(widths) + len(_GAP) * (len(widths) - 1) - terminal_width()
-    below = [at for at, column in enumerate(columns) if column.whole and excess > 0]
-    excess -= sum(widths[at] + len(_GAP) for at in below)
+    below: set[int] = set()
+    while excess > 0 and (movable := [at for at, each in enumerate(columns) if each.whole and at not in below]):
+        widest = max(movable, key=widths.__getitem__)
+        below.add(widest)
+        excess -= widths[widest] + len(_GAP)
     beside = [at for at, _ in enumerate(columns) if at not in below]
     cuttable = [at for at in beside if columns[at].cut]
     while excess > 0 and cuttable:
@@ -200,7 +203,9 @@ def table(columns: Sequence[OutputColumn], rows: Iterable[Iterable[str]]) -> Ite
     for number, row in enumerate(cells):
         lines = [_GAP.join(_fit(row[at], widths[at], columns[at].right) for at in beside).rstrip()]
         lines += [
-            f"{_INDENT}{line}" for at in below for line in textwrap.wrap(row[at], terminal_width() - len(_INDENT))
+            f"{_INDENT}{line}"
+            for at in sorted(below)
+            for line in textwrap.wrap(row[at], terminal_width() - len(_INDENT))
         ]
         yield from (styled(line, BOLD) if number == 0 else line for line in lines)
 

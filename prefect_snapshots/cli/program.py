@@ -10,6 +10,7 @@ Starting the program loads neither Prefect nor the repository: commands import w
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 import re
 import sys
@@ -78,8 +79,12 @@ _MEANT_OPTIONS = {"no-bulk": "no-directories"}
 def run() -> int:
     """Run the command line of this process, and return its exit code."""
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a text file, unless Python is embedded
-    commands = [word for word in _app.parse_commands(sys.argv[1:])[0] if word not in _app.help_flags]
+    flags = *_app.help_flags, *_app.version_flags
+    commands = [word for word in _app.parse_commands(sys.argv[1:])[0] if word not in flags]
     if commands:  # the help of the program itself lists them: a command's own options would be lost among them
+        places = itertools.accumulate(commands, lambda place, word: place[word], initial=_app)
+        for place in (_app.meta, *places):  # as an option of a command, somebody means its argument VERSION
+            place.version_flags = ()
         _app.meta.group_parameters = Group("Global options", show=False)
         _app.help_epilogue = "For the global options, such as --repository and --json, see `prefect-snapshots --help`."
     try:
@@ -194,7 +199,7 @@ def _understandable(error: CycloptsError) -> str:
             *error.argument_collection,
             *_app.meta.assemble_argument_collection(default_parameter=_app.default_parameter),
         ]
-        names = {name.lstrip("-") for each in known for name in each.names if name.startswith("-")}
+        names = {name.lstrip("-") for each in known if each.show for name in each.names if name.startswith("-")}
         word = option.lstrip("-")
         positional = [
             each.name for each in error.argument_collection if word.upper() in re.findall("[A-Z]+", each.name)

@@ -18,12 +18,14 @@ from ..checkpoints import CheckpointDiff, CheckpointInfo, CheckpointManager
 from ..documents import Block, Column, Document, Facts, Note, Table, html_fragment
 from ..documents.texts import Kind, Value, metadata_text
 from ..errors import SnapshotsError
-from ..repository.maintenance import CheckReport, PruneReport
+from ..repository import Repository
+from ..repository.maintenance import CheckReport, PruneReport, Statistics
 from ..retention import CleanupReport
 from ..snapshots import Snapshot, SnapshotInfo, SnapshotManager
 from ..values.diff import Differences
 from .artifacts import about_release, about_version
 from .backups import about_backup, about_backups, about_cleanup, about_drill
+from .overview import about_repository
 from .snapshots import about_snapshots
 
 _LISTED = 20
@@ -82,7 +84,7 @@ def _fields(value: Any) -> Iterator[Block]:
         if rows and dataclasses.is_dataclass(rows[0]):
             tables.append(_table(_words(name), rows))
         else:
-            facts[_words(name)] = _plain(found), _kind_of(name, found)
+            facts[_words(name)] = _plain(name, found), _kind_of(name, found)
     yield Facts(facts)
     yield from tables
 
@@ -90,7 +92,7 @@ def _fields(value: Any) -> Iterator[Block]:
 def _table(title: str, rows: Sequence[Any]) -> Table:
     names = _attributes(rows[0]) if rows else []
     columns = tuple(Column(_words(name), _kind_of(name, getattr(rows[0], name))) for name in names)
-    cells = tuple(tuple(_plain(getattr(row, name)) for name in names) for row in rows[:_LISTED])
+    cells = tuple(tuple(_plain(name, getattr(row, name)) for name in names) for row in rows[:_LISTED])
     return Table(title, columns, cells, len(rows))
 
 
@@ -106,7 +108,9 @@ def _list(title: str, rows: Sequence[Any]) -> Table:
         Column(_words(name), _kind_of(name, next(filter(None, (getattr(row, name) for row in shown)))))
         for name in names
     )
-    return Table(title, columns, tuple(tuple(_plain(getattr(row, name)) for name in names) for row in shown), len(rows))
+    return Table(
+        title, columns, tuple(tuple(_plain(name, getattr(row, name)) for name in names) for row in shown), len(rows)
+    )
 
 
 def _fits(value: Any) -> bool:
@@ -121,7 +125,9 @@ def _attributes(value: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(value)]
 
 
-def _plain(value: Any) -> Value:
+def _plain(name: str, value: Any) -> Value:
+    if name == "mode":
+        return f"{value:o}"
     if value is None or isinstance(value, str | int | float | datetime):
         return "yes" if value is True else "" if value is False else value
     if isinstance(value, Mapping):
@@ -130,7 +136,7 @@ def _plain(value: Any) -> Value:
 
 
 def _kind_of(name: str, value: Any) -> Kind:
-    if isinstance(value, bool) or value is None:
+    if isinstance(value, bool) or value is None or name == "mode":
         return "text"
     if isinstance(value, datetime):
         return "time"
@@ -164,6 +170,27 @@ def _registry(registry: ArtifactRegistry) -> Iterator[Block]:
     yield Table("Latest versions, newest first", (*columns, Column("logged (UTC)", "time")), tuple(rows), len(infos))
 
 
+def _repository(repository: Repository) -> Iterator[Block]:
+    yield from about_repository(repository, _LISTED)
+
+
+def _statistics(statistics: Statistics) -> Iterator[Block]:
+    yield Facts(
+        {
+            "versions": (statistics.versions, "number"),
+            "names": (statistics.streams, "number"),
+            "without deduplication": (statistics.logical_bytes, "bytes"),
+            "with deduplication": (statistics.version_bytes, "bytes"),
+            "saved by deduplication": (statistics.saved_bytes, "bytes"),
+            "total stored": (statistics.stored_bytes, "bytes"),
+        }
+    )
+    rows = tuple((kind, count, statistics.bytes.get(kind, 0)) for kind, count in sorted(statistics.objects.items()))
+    yield Table("Objects", (Column("kind"), Column("objects", "number"), Column("size", "bytes")), rows, len(rows))
+    asked = tuple(sorted(statistics.requests.items()))
+    yield Table("Requests of this process", (Column("request"), Column("number", "number")), asked, len(asked))
+
+
 def _differing(differences: Differences) -> Iterator[Block]:
     yield _table("Leaves that differ", differences) if differences else Note("The values are identical.")
 
@@ -187,4 +214,6 @@ _SHOWN: dict[Any, tuple[Callable[[Any], str], Callable[[Any], Iterable[Block]]]]
     CleanupReport: (lambda _: "Cleanup", about_cleanup),
     CheckReport: (lambda it: "Check: no problems" if it.ok else "Check: problems", _fields),
     PruneReport: (lambda _: "Prune", _fields),
+    Repository: (lambda it: f"Repository {it.url}", _repository),
+    Statistics: (lambda _: "Statistics", _statistics),
 }

@@ -129,7 +129,7 @@ def token_from(token: str | None) -> bytes | None:
         return None
     try:
         return bytes.fromhex(token)
-    except ValueError:
+    except (ValueError, TypeError):
         raise InvalidArgument(
             f"{token!r} is not a token. Pass the `token` of the CommitUnknown that you caught."
         ) from None

@@ -23,7 +23,7 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 from ..errors import InvalidArgument
-from ..messages import hint
+from ..messages import hint, logger
 from .metadata import finder
 from .times import parse_time
 
@@ -109,6 +109,15 @@ class Condition:
         if not known:
             return []
         return [f"Nothing here has {name!r}. {hint(name, known)}" for name in self._names if name in missing]
+
+    def warn_if_misspelt(self, versions: Iterable[tuple[Mapping[str, Any], dict[str, Any]]]) -> None:
+        """Log a warning for each field that no version has. Call it if nothing was found.
+
+        Args:
+            versions: The fields and the metadata of each version, as for `matches`.
+        """
+        for remark in self.unknown_fields(versions):
+            logger.warning("Nothing meets the condition %r. %s", self.text, remark)
 
     def __repr__(self) -> str:
         return f"Condition({self.text!r})"

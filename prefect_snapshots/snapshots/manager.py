@@ -442,7 +442,7 @@ class SnapshotManager(Generic[T]):
                 `>`, `>=`, `in ('a', 'b')`, and `like` or `ilike` with `%` for any string.
 
         Returns:
-            The infos.
+            The infos. If there are none, a warning in the log names each field of the condition that no snapshot has.
 
         Raises:
             InvalidArgument: The condition cannot be parsed. The message says where.
@@ -455,7 +455,10 @@ class SnapshotManager(Generic[T]):
             >>> [info.id for info in manager.search("metrics.loss < 0.8 and id != 'step-2'")]
             ['step-1']
         """
-        found, records = self.query.evaluate(BySearch(condition)), self.records
+        wanted = BySearch(condition)
+        found, records = self.query.evaluate(wanted), self.records
+        if not found:
+            wanted.condition.warn_if_misspelt((each.fields, each.metadata) for each in records.by_id.values())
         return [records.by_id[each].info for each in reversed(found)]
 
     def get_metadata(self, snapshot_id: str) -> dict[str, Any]:
