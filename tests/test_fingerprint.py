@@ -398,15 +398,15 @@ SAME_EVERYWHERE = {
     "enum": "92410469",
     "flag": "f7f03744",
     "string enum": "f57d5d28",
-    "dataclass": "7dc8d6ac",
-    "slots": "18670c90",
-    "named tuple": "7ef4bf74",
-    "old named tuple": "a635fb4b",
+    "dataclass": "f3f0d6e6",
+    "slots": "ebc8ab2c",
+    "named tuple": "e018db4a",
+    "old named tuple": "6c170019",
     "typed dict": "9ed2cfa3",
     "protocol": "7623f530",
     "generic": "219d3e98",
     "class": "ca2df372",
-    "method": "487fe839",
+    "method": "d656ada4",
     "partial": "8aac8a49",
     "built-in": "d54177e1",
     "method of a built-in": "7d2a0a51",
@@ -414,7 +414,7 @@ SAME_EVERYWHERE = {
     "cached": "c123efac",
     "comprehensions": "f0567f23",
     "strings": "010c8f94",
-    "matching": "0e6aa8ad",
+    "matching": "3b752c27",
     "globals_of_all_kinds": "dca37a7a",
     "waiting": "9c379eb0",
     "importing": "41ea387b",
@@ -549,6 +549,190 @@ def test_what_a_function_reaches_counts(package: Callable[..., Any], way: str) -
     assert made(1, 1) != made(2, 1)
     if way != "a local import of a module":
         assert made(1, 1) == made(1, 2)
+
+
+# Each is a module with one "$", which stands for 1 or 2, and a module `helpers` beside it.
+MATTERS = {
+    "a method whose name is that of a change": "from . import helpers\ndef process(x): return helpers.update(x)",
+    "a local name of a module": "from . import helpers\ndef process(x):\n    h = helpers\n    return h.update(x)",
+    "a module by getattr": "from . import helpers\ndef process(x): return getattr(helpers, 'update')(x)",
+    "a module in a dict": "from . import helpers\nTABLE = {1: helpers}\ndef process(x): return TABLE[1].update(x)",
+    "a module as a default": "from . import helpers\ndef process(x, h=helpers): return h.update(x)",
+    "import_module": "import importlib as i\ndef process(x): return i.import_module('.helpers', 'reached').update(x)",
+    "a name that a module makes": "from . import helpers\ndef process(x): return helpers.made(x)",
+    "a method of another module": "from . import helpers\nclass A: m = helpers.update\ndef process(x): return A.m(x)",
+    "globals": "K = $\ndef process(x): return globals()['K']",
+    "eval": "K = $\ndef process(x): return eval('K')",
+    "a class method": """
+        class Store:
+            @classmethod
+            def add(cls, x): return x + $
+        def process(x): return Store.add(x)
+        """,
+    "the code of an object that is changed": """
+        class Sum:
+            total = 0
+            def add(self, x):
+                self.total += $
+        total = Sum()
+        def process(x): return total.add(x)
+        """,
+    "a metaclass": "class M(type):\n    K = $\nclass A(metaclass=M): pass\ndef process(x): return A.K",
+    "a decorator that is a class": """
+        import functools
+        class Decorator:
+            def __init__(self, function):
+                functools.update_wrapper(self, function)
+            def __call__(self, x): return self.__wrapped__(x) + $
+        @Decorator
+        def process(x): return x
+        """,
+    "an attribute of a function": "def process(x): return x + process.rate\nprocess.rate = $",
+    "a factory of a dataclass": """
+        from dataclasses import dataclass, field
+        @dataclass
+        class A:
+            b: list = field(default_factory=lambda: [$])
+        def process(x): return A()
+        """,
+    "an option of a dataclass": """
+        from dataclasses import dataclass, field
+        @dataclass
+        class A:
+            b: int = field(compare=$ > 1)
+        def process(x): return A(x) == A(2)
+        """,
+    "a made dataclass": """
+        import dataclasses
+        A = dataclasses.make_dataclass("A", [("b", int, $)])
+        def process(x): return A()
+        """,
+    "what a pattern takes apart": """
+        class A: __match_args__ = ("a", "b")[:$]
+        def process(x):
+            match x:
+                case A(a): return a
+        """,
+    "a bound of a model": """
+        import pydantic
+        class A(pydantic.BaseModel):
+            b: int = pydantic.Field(ge=$)
+        def process(x): return A(b=x)
+        """,
+    "a model in a model": """
+        import pydantic
+        class A(pydantic.BaseModel):
+            v: int = $
+        class B(pydantic.BaseModel):
+            a: list[A] | None
+        def process(x): return B(a=x)
+        """,
+    "a validator in an annotation": """
+        from typing import Annotated
+        import pydantic
+        class A(pydantic.BaseModel):
+            b: Annotated[int, pydantic.AfterValidator(lambda v: v + $)]
+        def process(x): return A(b=x)
+        """,
+    "a private attribute of a model": """
+        import pydantic
+        class A(pydantic.BaseModel):
+            _b: int = $
+        def process(x): return A()._b
+        """,
+    "a default of msgspec": "import msgspec\nclass A(msgspec.Struct):\n    b: int = $\ndef process(x): return A()",
+    "a type of msgspec": """
+        import msgspec
+        class A(msgspec.Struct):
+            b: (int, float)[$ - 1]
+        def process(x): return msgspec.convert(x, A)
+        """,
+    "a format": "import struct\nS = struct.Struct('<' + 'i' * $)\ndef process(x): return S.unpack(x)",
+    "a static method": "g = staticmethod(lambda x: x + $)\ndef process(x): return g(x)",
+}
+USED = """
+    def update(x):
+        return x + $
+    def __getattr__(name):
+        if name == "made":
+            return update
+        raise AttributeError(name)
+"""
+
+
+@pytest.mark.parametrize("name", MATTERS)
+def test_what_changes_the_outcome_counts(package: Callable[..., Any], name: str) -> None:
+    def made(value: int) -> str:
+        source = textwrap.dedent(MATTERS[name])
+        return fingerprint(package(source.replace("$", str(value)), USED.replace("$", str(value))))
+
+    assert made(1) == made(1)
+    assert made(1) != made(2)
+
+
+USES = {
+    "passed on": "SEEN = []\ndef put(to, x): to.append(x)\ndef process(x): put(SEEN, x)",
+    "a default that is passed on": "def put(to, x): to[x] = 1\ndef process(x, seen={}): put(seen, x)",
+    "by another name": "SEEN = {}\ndef process(x):\n    seen = SEEN\n    seen[x] = 1",
+    "read elsewhere": "SEEN = []\ndef process(x):\n    n = len(SEEN)\n    put(x)\ndef put(x): SEEN.append(x)",
+    "made when it is needed": """
+        MODEL = None
+        def init():
+            global MODEL
+            MODEL = {"w": 1}
+        def process(x):
+            if MODEL is None:
+                init()
+            return MODEL["w"]
+        """,
+    "in another module": "from . import helpers\ndef process(x): helpers.last = x",
+    "by functions of a library": "import heapq\nHEAP = []\ndef process(x): heapq.heappush(HEAP, x)",
+    "in place": "import numpy as np\nA = np.zeros(2)\ndef process(x):\n    np.add(A, x, out=A)\n    A.fill(x)",
+    "tensors": "import torch\nA = torch.zeros(2)\ndef process(x): A.add_(x)",
+    "with slots": """
+        from dataclasses import dataclass
+        @dataclass(slots=True)
+        class A:
+            n: int = 0
+            def add(self, x):
+                self.n += x
+        a = A()
+        def process(x): add(x)
+        def add(x): a.add(x)
+        """,
+    "of a model": """
+        import pydantic
+        class A(pydantic.BaseModel):
+            n: int = 0
+            _m: int = 0
+            def count(self, x):
+                self.n += x
+                self._m += x
+        a = A()
+        def process(x): a.count(x)
+        """,
+    "of context": "import contextvars\nV = contextvars.ContextVar('v', default=0)\ndef process(x): V.set(V.get() + x)",
+    "of an executor": """
+        from concurrent.futures import ThreadPoolExecutor
+        pool = ThreadPoolExecutor(1)
+        def process(x): return pool.submit(abs, x).result()
+        """,
+}
+
+
+@pytest.mark.parametrize("name", USES)
+def test_use_does_not_change_it(package: Callable[..., Any], name: str) -> None:
+    function = package(USES[name], "last = None")
+    before = fingerprint(function)
+    for item in (1, 2):
+        function(item)
+    assert fingerprint(function) == before
+
+
+def test_a_function_that_only_frompyfunc_knows_is_refused(load: Callable[..., Any]) -> None:
+    made = load("import numpy as np\ng = np.frompyfunc(lambda x: x + 1, 1, 1)\ndef process(x): return g(x)", "process")
+    with pytest.raises(UnfingerprintableFunction, match="'g', which it uses"):
+        fingerprint(made)
 
 
 STATEFUL = """

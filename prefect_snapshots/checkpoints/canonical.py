@@ -160,6 +160,10 @@ class Canon:
             self.write(dict(value))
         elif isinstance(value, np.generic):
             self.array(np.asarray(value), b"g")
+        elif isinstance(value, struct.Struct):
+            self.text(b"C", f"struct:Struct {value.format}")
+        elif isinstance(value, np.ufunc) and "(vectorized)" in value.__name__:
+            raise Unhashable("a function that `np.frompyfunc` has made does not say what it calls")
         elif isinstance(value, PurePath):
             self.sequence(b"P", [_reference(cls), str(value)])
         elif isinstance(value, tuple) and hasattr(cls, "_fields"):

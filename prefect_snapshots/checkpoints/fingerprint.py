@@ -8,16 +8,21 @@ is compared as a syntax tree, because byte code differs with line breaks and bet
 Code with a *version* (packages installed from an index) is represented by its name and version, and the standard
 library only by name, so that a fingerprint is the same in every version of Python.
 
-Objects that change during use are state, not meaning, so only their type is included: objects that the function itself
-changes (`seen.append(x)`, `counts[x] += 1`, `global total`), attributes that methods of your classes change, random
-generators, locks, iterators, and cached properties.
+Objects that change during use are state, not meaning, so only their type and its code are included: objects that the
+function itself changes (`seen.append(x)`, `counts[x] += 1`, `global total`) or passes to a function that does,
+attributes that methods of your classes change, random generators, locks, iterators, and cached properties.
+
+If a function uses a module otherwise than for its attributes, as in `run(helpers)`, all code of the module is included.
 """
 
 from __future__ import annotations
 
 import ast
 import builtins
+import concurrent.futures
 import contextlib
+import contextvars
+import dataclasses
 import dis
 import functools
 import gc
@@ -27,11 +32,13 @@ import inspect
 import itertools
 import linecache
 import os
+import queue
 import random
 import sys
 import sysconfig
 import threading
 import types
+import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, Flag
@@ -131,10 +138,14 @@ def label(function: Callable[..., Any]) -> str:
 
 
 def _form(function: Callable[..., Any]) -> tuple[bytes, list[FingerprintPart]]:
-    walk = _Walk(_package(function))
-    walk.called(function, ())
-    form = canonical(function, walk.special)
-    return form, sorted(walk.parts.values(), key=lambda part: part.name)
+    package, state = _package(function), set[tuple[int, str, bool]]()
+    while True:
+        walk = _Walk(package, frozenset(state))
+        walk.called(function, ())
+        form = canonical(function, walk.special)
+        if walk.state <= state:
+            return form, sorted(walk.parts.values(), key=lambda part: part.name)
+        state |= walk.state  # what one function changes may be read by another one, which was written before
 
 
 def _digest(form: bytes | bytearray) -> str:
@@ -144,13 +155,21 @@ def _digest(form: bytes | bytearray) -> str:
 class _Walk:
     """A walk through everything that a function uses. An object that was already visited is written as its number."""
 
-    def __init__(self, package: str) -> None:
+    def __init__(self, package: str, known: frozenset[tuple[int, str, bool]]) -> None:
         self._package = package
+        self._known = known
+        """Globals that functions change, found by an earlier walk: the id of their module's dict, their name, and
+        whether they are assigned."""
+        self.state: set[tuple[int, str, bool]] = set()
+        """Those that this walk has found."""
+        self._changed_attributes: dict[int, set[str]] = {}
+        """The attributes of a class that functions change, by its id."""
         self._called: dict[int, set[str]] = {}
         """The methods of an object that are called, by its id."""
         self._numbers: dict[int, int] = {}
         self._alive: list[Any] = []
         self.parts: dict[str, FingerprintPart] = {}
+        self._whole_modules: set[int] = set()
         self._inside = ""
         """The function or class whose parts are being written."""
 
@@ -166,6 +185,15 @@ class _Walk:
             wrapped = getattr(value, "__wrapped__", None)
             if wrapped is not None and callable(value) and not hasattr(type(value), "__wrapped__"):
                 canon.sequence(b"w", [type(value).__qualname__, wrapped])
+                if self._own(type(value)):
+                    self._decorator(value, canon)
+                return True
+            if isinstance(value, staticmethod | classmethod):
+                canon.sequence(b"w", [type(value).__qualname__, value.__func__])
+                return True
+            if (module_of(type(value)), type(value).__name__) in _DECODERS:
+                canon.text(b"V", f"{module_of(type(value))} {value.strict}")
+                self._annotation(value.type, canon)
                 return True
             if self._own(type(value)):
                 canon.write(type(value))
@@ -200,20 +228,39 @@ class _Walk:
     def _function(self, value: types.FunctionType, canon: Canon) -> None:
         node = _definition(value)
         code = value.__code__
-        changed = _changed_by(node)
+        own, chains, paths = self._own(value), _chains(node), _changed_paths(node)
+        cells = zip(code.co_freevars, value.__closure__ or (), strict=True)
+        known = {name: cell.cell_contents for name, cell in cells if not _is_empty(cell)}
+        changed = _changed_by(node) | self._changed_by_called(node, {**value.__globals__, **known})
         start = len(canon.out)
         canon.text(b"S", _source_form(node))
         canon.sequence(b"D", _defaults(value, changed))
         self._part(self._inside, "code", "", canon.out[start:])
-        for name, cell in zip(code.co_freevars, value.__closure__ or (), strict=True):
-            self._name(name, partial(getattr, cell, "cell_contents"), name in changed, canon)
-        if not self._own(value):
+        for name in code.co_freevars:
+            if name not in known:  # a variable of the enclosing function that has no value yet
+                canon.text(b"s", name)
+                canon.text(b"?", name)
+            else:
+                self._variable(known[name], name, node, name in changed, canon)
+        if not own:
             self._version(value, canon)  # defined inside an installed function, whose code has a version
             return
-        chains = _chains(node)
-        for name in sorted(_global_names(code)):
-            self._global(value.__globals__, name, chains.get(name, ()), name in changed, canon)
-        self._imports(value, node, chains, canon)
+        scope, names = value.__globals__, _global_names(code)
+        rebound = _rebound(node)
+        self.state.update((id(scope), name, name in rebound) for name in (names | rebound) & changed if name in scope)
+        for name in sorted(names | (rebound & scope.keys())):
+            if name in rebound or (id(scope), name, True) in self._known:
+                canon.text(b"?", name)  # its value and its type are state
+                self._part(f"{self._inside}: {name}", "state", "global", b"")
+            elif name in scope:
+                self._variable(
+                    scope[name], name, node, name in changed or (id(scope), name, False) in self._known, canon
+                )
+            elif not hasattr(builtins, name):
+                canon.text(b"?", name)
+        if any(name in _ANY_NAME and name not in scope for name in names):
+            self._whole(sys.modules.get(scope.get("__name__", "")), canon)  # it may use any of the globals
+        self._imports(value, node, chains, paths, canon)
 
     def method(self, value: types.MethodType, canon: Canon) -> None:
         canon.text(b"s", "method")
@@ -256,19 +303,49 @@ class _Walk:
             members = _without(members, {"_value2member_map_", *value.__members__, *noise})
         elif issubclass(value, tuple):
             members = _without(members, getattr(value, "_fields", ()))  # `_fields` itself is a member
-        self._pydantic_fields(value, canon)
-        state = _state_of_class(value, self._called.get(id(value), ()))
+        if type(value) is not type and self._own(type(value)):
+            canon.write(type(value))
+        self._fields(value, canon)
+        state = _state_of_class(value, self._called.get(id(value), ())) | self._changed_attributes.get(id(value), set())
         for name, member in sorted(members.items()):
             if name in _CLASS_NOISE or name in state or name.startswith("__pydantic_"):
                 continue
             for part in _parts(member):
-                if isinstance(part, types.FunctionType) and part.__module__ == value.__module__ and _has_source(part):
+                if isinstance(part, types.FunctionType) and self._is_own_code(part) and _has_source(part):
                     canon.text(b"s", name)
                     canon.write(part)
                 elif not isinstance(part, types.FunctionType | types.MemberDescriptorType | types.GetSetDescriptorType):
                     self._name(name, partial(_itself, part), False, canon)
 
+    def _is_own_code(self, function: types.FunctionType) -> bool:
+        """Return whether to inspect a function: it is own code, or the decorator of a library has wrapped own code."""
+        cells = (cell.cell_contents for cell in function.__closure__ or () if not _is_empty(cell))
+        return self._own(function) or any(isinstance(one, types.FunctionType) and self._own(one) for one in cells)
+
     def module(self, value: types.ModuleType, canon: Canon) -> None:
+        """Write a module that is a value: a function may use any of its names."""
+        self._whole(value, canon)
+
+    def _whole(self, value: types.ModuleType | None, canon: Canon) -> None:
+        """Write all code of an own module, and of the own modules that it imports."""
+        if value is None:
+            return
+        self._module_name(value, canon)
+        if not self._own(value) or id(value) in self._whole_modules:
+            return
+        self._whole_modules.add(id(value))
+        tree = _tree_of(value)
+        if tree is None:
+            return
+        start = len(canon.out)
+        canon.text(b"S", _dump(tree))
+        self._part(_module_of(value), "code", "", canon.out[start:])
+        for name in _imported_names(tree):
+            found = self._imported(name, vars(value))
+            if isinstance(found, types.ModuleType):
+                self._whole(found, canon)
+
+    def _module_name(self, value: types.ModuleType, canon: Canon) -> None:
         name = _module_of(value)
         version = _version_of(name)
         text = f"{name} {version or ''}"
@@ -312,60 +389,119 @@ class _Walk:
 
     # --- names in functions -------------------------------------------------------------------------------------------
 
-    def _global(
-        self, scope: dict[str, Any], name: str, chains: Iterable[tuple[str, ...]], changed: bool, canon: Canon
-    ) -> None:
-        if name in scope:
-            found = scope[name]
-            self.called(found, [chain[0] for chain in chains])
-            self._attributes(name, found, chains, changed, canon)
-            self._name(name, lambda: found, changed, canon)
-        elif not hasattr(builtins, name):
-            canon.text(b"?", name)
+    def _variable(self, found: Any, name: str, node: ast.AST, changed: bool, canon: Canon) -> None:
+        """Write a global, or a variable of an enclosing function, as a function uses it."""
+        chains = _chains(node).get(name, set())
+        paths = _changed_paths(node)
+        self.called(found, [chain[0] for chain in chains])
+        if isinstance(found, types.ModuleType):
+            canon.text(b"s", name)
+            self._module(name, found, chains, _bare(node), paths, canon)
+            return
+        if isinstance(found, type):
+            attributes = {path.split(".")[1] for path in paths if path.startswith(f"{name}.")}
+            self._changed_attributes.setdefault(id(found), set()).update(attributes)
+        self._name(name, partial(_itself, found), changed, canon)
+        if isinstance(found, types.FunctionType) and self._own(found):
+            own = _changed_by_itself(found)
+            for attribute in sorted({chain[0] for chain in chains} & vars(found).keys() - own - {"__wrapped__"}):
+                path = f"{name}.{attribute}"
+                self._name(path, partial(_itself, vars(found)[attribute]), path in paths, canon)
 
-    def _attributes(
-        self, name: str, found: Any, chains: Iterable[tuple[str, ...]], changed: bool, canon: Canon
+    def _module(
+        self,
+        name: str,
+        found: types.ModuleType,
+        chains: Iterable[tuple[str, ...]],
+        bare: Collection[str],
+        paths: Mapping[str, bool],
+        canon: Canon,
     ) -> None:
-        """Write what a function uses through a module, such as `helpers.clean` or `package.helpers.clean`."""
+        """Write what a function uses of a module: `helpers.clean`, `package.helpers.clean`, or any of it."""
         reached: dict[str, Any] = {}
+        whole: dict[str, types.ModuleType] = {name: found} if name in bare else {}
         for chain in chains:
             path, value = name, found
             for attribute in chain:
-                if not isinstance(value, types.ModuleType) or not self._own(value) or attribute not in vars(value):
+                if not isinstance(value, types.ModuleType) or not self._own(value):
+                    break
+                if attribute not in vars(value):  # its `__getattr__` makes it, or somebody sets it later
+                    whole[path] = value
                     break
                 path, value = f"{path}.{attribute}", vars(value)[attribute]
                 reached[path] = value
+            else:
+                if isinstance(value, types.ModuleType) and path in bare:  # it is an argument, for example
+                    whole[path] = value
+        self._module_name(found, canon)
         for path, value in sorted(reached.items()):
-            self._name(path, partial(_itself, value), changed, canon)
+            if isinstance(value, types.ModuleType):
+                canon.text(b"s", path)
+                self._module_name(value, canon)
+            elif paths.get(path):
+                canon.text(b"?", path)  # it is assigned, so its type is state, too
+                self._part(f"{self._inside}: {path}", "state", "global", b"")
+            else:
+                self._name(path, partial(_itself, value), path in paths, canon)
+        for path, value in sorted(whole.items()):
+            canon.text(b"s", path)
+            self._whole(value, canon)
+
+    def _changed_by_called(self, node: ast.AST, scope: Mapping[str, Any]) -> set[str]:
+        """Return the names that a function passes to own functions that change them."""
+        found: set[str] = set()
+        for function, arguments in _calls_with_names(node):
+            called = scope.get(function)
+            if isinstance(called, types.FunctionType) and self._own(called):
+                with contextlib.suppress(Unhashable):
+                    inner = _definition(called)
+                    changed = _changed_by(inner)
+                    found.update(name for place, name in arguments if _parameter(inner, place) in changed)
+        return found
 
     def _imports(
-        self, function: types.FunctionType, node: ast.AST, chains: dict[str, set[tuple[str, ...]]], canon: Canon
+        self,
+        function: types.FunctionType,
+        node: ast.AST,
+        chains: dict[str, set[tuple[str, ...]]],
+        paths: Mapping[str, bool],
+        canon: Canon,
     ) -> None:
         """Write the imports inside a function."""
+        scope, bare = function.__globals__, _bare(node)
+
+        def use(name: str, bound: str, found: Any) -> None:
+            if isinstance(found, types.ModuleType):
+                canon.text(b"s", name)
+                self._module(bound, found, chains.get(bound, ()), bare, paths, canon)
+            else:
+                self._name(name, partial(_itself, found), False, canon)
+
+        for name in _imported_by_call(node):
+            found = self._imported(name, scope)
+            if isinstance(found, types.ModuleType):
+                self._whole(found, canon)
         for part in ast.walk(node):
             if isinstance(part, ast.Import):
                 for one in part.names:
                     bound = one.asname or one.name.partition(".")[0]
-                    module = self._imported(one.name if one.asname else bound, function)
-                    self._imported(one.name, function)  # so that `package.helpers` is an attribute of the package
-                    self._name(one.name, partial(_itself, module), False, canon)
-                    self._attributes(bound, module, chains.get(bound, ()), False, canon)
+                    module = self._imported(one.name if one.asname else bound, scope)
+                    self._imported(one.name, scope)  # so that `package.helpers` is an attribute of the package
+                    use(one.name, bound, module)
             elif isinstance(part, ast.ImportFrom):
                 source = "." * part.level + (part.module or "")
-                module = self._imported(source, function)
+                module = self._imported(source, scope)
                 for one in part.names:
                     found = getattr(module, one.name, None)
                     if found is None:
-                        found = self._imported(f"{source}{'' if source.endswith('.') else '.'}{one.name}", function)
-                    self._name(f"{source}:{one.name}", partial(_itself, found), False, canon)
-                    bound = one.asname or one.name
-                    self._attributes(bound, found, chains.get(bound, ()), False, canon)
+                        found = self._imported(f"{source}{'' if source.endswith('.') else '.'}{one.name}", scope)
+                    use(f"{source}:{one.name}", one.asname or one.name, found)
 
-    def _imported(self, name: str, function: types.FunctionType) -> Any:
+    def _imported(self, name: str, scope: Mapping[str, Any]) -> Any:
         """Return a module, imported to inspect its code, if it has no version. Otherwise return its name."""
         try:
             if name.startswith("."):
-                name = importlib.util.resolve_name(name, function.__globals__.get("__package__") or "")
+                name = importlib.util.resolve_name(name, scope.get("__package__") or "")
             if name not in sys.modules and _version_of(name) is not None:
                 return f"{name} {_version_of(name)}"
             return importlib.import_module(name)
@@ -374,34 +510,85 @@ class _Walk:
 
     def _without_state(self, value: Any, canon: Canon) -> bool:
         """Write an instance of a user's class without attributes that its methods change. False if it has none."""
-        cls: Any = type(value)
-        state = _state_of(cls, self._called.get(id(value), ()))
-        content = getattr(value, "__dict__", None)
-        if not state or type(content) is not dict:
-            return False
-        hooks = {"__reduce__", "__reduce_ex__", "__getstate__"}
-        if any(hooks & vars(base).keys() for base in cls.__mro__[:-1]):
+        state = _state_of(type(value), self._called.get(id(value), ()))
+        content = _content(value)
+        if not state or content is None:
             return False
         for name in sorted(content.keys() - state):
             self._name(name, partial(_itself, content[name]), False, canon)
         return True
 
-    def _pydantic_fields(self, cls: type, canon: Canon) -> None:
-        """Write the fields of a model. Everything else that pydantic generates contains memory addresses."""
-        for name, info in sorted((vars(cls).get("__pydantic_fields__") or {}).items()):
-            canon.text(b"s", f"{name}: {info.annotation!r}" if isinstance(info.annotation, type) else name)
-            self._name(name, partial(_itself, [info.default, info.default_factory, info.alias]), False, canon)
+    def _decorator(self, value: Any, canon: Canon) -> None:
+        """Write an instance of an own class that wraps a function, without what `update_wrapper` copies to it."""
+        cls = type(value)
+        canon.write(cls)
+        called = {"__call__", "__get__", *self._called.get(id(value), ())}
+        copied = {*functools.WRAPPER_ASSIGNMENTS, "__wrapped__", *vars(value.__wrapped__)}
+        content = _content(value) or {}
+        for name in sorted(content.keys() - _state_of(cls, called) - copied):
+            self._name(name, partial(_itself, content[name]), False, canon)
+
+    def _fields(self, cls: type, canon: Canon) -> None:
+        """Write the fields of a dataclass, or of a class of pydantic or msgspec, whose options are nowhere else."""
+        members = vars(cls)
+        for name, field in members.get("__dataclass_fields__", {}).items():
+            options = [getattr(field, option) for option in ("init", "repr", "hash", "compare", "kw_only")]
+            canon.text(b"s", f"{name} {field._field_type.name} {options}")
+            chosen = [one for one in (field.default, field.default_factory) if one is not dataclasses.MISSING]
+            self._name(name, partial(_itself, [chosen, dict(field.metadata)]), False, canon)
+        if params := members.get("__dataclass_params__"):
+            canon.text(b"s", str([getattr(params, one) for one in ("repr", "eq", "order", "unsafe_hash", "frozen")]))
+        # Everything else that pydantic generates contains memory addresses.
+        for name, info in (members.get("__pydantic_fields__") or {}).items():
+            canon.text(b"s", name)
+            self._annotation(info.annotation, canon)
+            values = [getattr(info, option, None) for option in _PYDANTIC_OPTIONS]
+            self._name(name, partial(_itself, [*values, info.metadata]), False, canon)
+        for name, info in (members.get("__private_attributes__") or {}).items():
+            self._name(name, partial(_itself, [info.default, info.default_factory]), False, canon)
+        if hasattr(cls, "__struct_config__"):
+            struct: Any = cls
+            config = {one: getattr(struct.__struct_config__, one, None) for one in _MSGSPEC_OPTIONS}
+            canon.text(b"s", f"{struct.__struct_fields__} {struct.__struct_encode_fields__} {config}")
+            defaults = [getattr(default, "factory", default) for default in struct.__struct_defaults__]
+            self._name("defaults", partial(_itself, defaults), False, canon)
+            for annotation in inspect.get_annotations(cls).values():
+                self._annotation(annotation, canon)
+
+    def _annotation(self, annotation: Any, canon: Canon) -> None:
+        """Write an annotation that a library turns into code. How unions are kept differs between Pythons."""
+        origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+        if origin is None and not arguments:
+            if annotation is None or isinstance(annotation, type | str):
+                self._name("annotation", partial(_itself, annotation), False, canon)
+            else:
+                canon.text(b"s", getattr(annotation, "__name__", type(annotation).__name__))
+            return
+        union = origin is types.UnionType or origin is typing.Union
+        canon.text(b"s", "Union" if union else getattr(origin, "__qualname__", str(origin)))
+        for argument in arguments:
+            if isinstance(argument, type | types.GenericAlias) or typing.get_origin(argument) is not None:
+                self._annotation(argument, canon)
+            elif isinstance(argument, list):  # the arguments of a Callable
+                canon.text(b"s", f"{len(argument)}")
+                for one in argument:
+                    self._annotation(one, canon)
+            elif isinstance(argument, typing.TypeVar):
+                canon.text(b"s", argument.__name__)
+            else:  # a value of a Literal, or the metadata of an Annotated
+                self._name("annotation", partial(_itself, argument), False, canon)
 
     def _name(self, name: str, get: Callable[[], Any], changed: bool, canon: Canon) -> None:
         canon.text(b"s", name)
-        try:
-            value = get()
-        except ValueError:  # a variable of the enclosing function that has no value yet
-            canon.text(b"?", name)
-            return
+        value = get()
         start, kind = len(canon.out), type(value).__name__
-        if changed:
+        if changed and not isinstance(value, _NAMED):  # these have code, which counts
             canon.text(b"V", f"a {kind}")
+            if self._own(type(value)):
+                canon.write(type(value))
+            for part in (value.values() if isinstance(value, dict) else value) if type(value) in _HOLDERS else ():
+                if isinstance(part, _NAMED):  # as in `STEPS["a"].update(x)`
+                    canon.write(part)
             self._part(f"{self._inside}: {name}", "state", kind, canon.out[start:])
             return
         try:
@@ -414,12 +601,15 @@ class _Walk:
 
     def _own(self, value: Any) -> bool:
         """Return whether to inspect an object, because it has no version."""
+        if isinstance(value, type) and value.__module__ == "types" and not _can_be_found(value):
+            return True  # `make_dataclass` and `new_class` do not know the module of their caller
         package = _package(value)
         return _version_of(package) is None or (package == self._package and _is_from_folder(package))
 
 
 _NAMED = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, type)
 """Types of objects that are parts under their own names, whoever uses them."""
+_HOLDERS = (dict, list, tuple)
 _LOCKS = (
     type(threading.Lock()),
     type(threading.RLock()),
@@ -462,7 +652,6 @@ _CLASS_NOISE = frozenset(
         "__slots__",
         "__dataclass_fields__",
         "__dataclass_params__",
-        "__match_args__",
         "__abstractmethods__",
         "_abc_impl",
         "__parameters__",
@@ -552,6 +741,39 @@ _STATES: tuple[type, ...] = (
     type(iter([])),
     type(iter(())),
     type(iter(range(0))),
+    contextvars.ContextVar,
+    concurrent.futures.Executor,
+    queue.Queue,
+    queue.SimpleQueue,
+    type(os.environ),
+)
+_ANY_NAME = frozenset({"globals", "eval", "exec"})
+"""Built-ins through which a function may use any global of its module."""
+_DECODERS = {("msgspec.json", "Decoder"), ("msgspec.msgpack", "Decoder")}
+_PYDANTIC_OPTIONS = (
+    "default",
+    "default_factory",
+    "alias",
+    "validation_alias",
+    "serialization_alias",
+    "discriminator",
+    "exclude",
+    "frozen",
+    "validate_default",
+    "init",
+    "init_var",
+    "kw_only",
+)
+_MSGSPEC_OPTIONS = (
+    "array_like",
+    "eq",
+    "forbid_unknown_fields",
+    "frozen",
+    "kw_only",
+    "omit_defaults",
+    "order",
+    "tag",
+    "tag_field",
 )
 
 
@@ -646,6 +868,38 @@ def _defaults(function: types.FunctionType, changed: Collection[str]) -> list[An
         names = code.co_varnames[code.co_argcount - len(positional) : code.co_argcount]
         positional = tuple(map(plain, names, positional))
     return [positional, named and {name: plain(name, default) for name, default in named.items()}]
+
+
+def _content(value: Any) -> dict[str, Any] | None:
+    """Return the attributes of an object by name. None if its class decides what they are."""
+    cls: Any = type(value)
+    content = getattr(value, "__dict__", None)
+    if content is not None and type(content) is not dict:
+        return None
+    if private := getattr(cls, "__private_attributes__", None):
+        held = getattr(value, "__pydantic_private__", None) or {}
+        return {**(content or {}), **{name: held[name] for name in private if name in held}}
+    known = (
+        hasattr(cls, "__dataclass_fields__") or hasattr(cls, "__attrs_attrs__") or hasattr(cls, "__pydantic_fields__")
+    )
+    hooks = {"__reduce__", "__reduce_ex__", "__getstate__"}
+    if not known and any(hooks & vars(base).keys() for base in cls.__mro__[:-1]):
+        return None
+    slots = {
+        name: getattr(value, name)
+        for base in cls.__mro__
+        for name, member in vars(base).items()
+        if isinstance(member, types.MemberDescriptorType) and name[:2] != "__" and hasattr(value, name)
+    }
+    return {**slots, **(content or {})}
+
+
+def _is_empty(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 - raises if there is none
+    except ValueError:
+        return True
+    return False
 
 
 def _can_be_found(function: Any) -> bool:
@@ -910,8 +1164,33 @@ _CHANGING = frozenset(
         "put_nowait",
         "set",
         "write",
+        "fill",
+        "resize",
+        "subtract",
+        "move_to_end",
     ]
 )
+_CHANGING_FIRST = frozenset(
+    [
+        "next",
+        "setattr",
+        "delattr",
+        "heappush",
+        "heappop",
+        "heapify",
+        "heapreplace",
+        "heappushpop",
+        "shuffle",
+        "insort",
+        "insort_left",
+        "insort_right",
+        "copyto",
+        "fill_diagonal",
+        "place",
+        "putmask",
+    ]
+)
+"""Functions that change their first argument."""
 
 
 @functools.lru_cache(maxsize=_REMEMBERED)
@@ -924,13 +1203,139 @@ def _changed_by(node: ast.AST) -> set[str]:
         elif isinstance(part, ast.Subscript | ast.Attribute) and not isinstance(part.ctx, ast.Load):
             found.update(_base(part))
         elif isinstance(part, ast.Call):
-            if isinstance(part.func, ast.Attribute) and part.func.attr in _CHANGING:
+            if isinstance(part.func, ast.Attribute) and _is_changing(part.func.attr):
                 found.update(_base(part.func))
-            elif isinstance(part.func, ast.Name) and part.func.id in ("next", "setattr", "delattr") and part.args:
+            called = part.func.attr if isinstance(part.func, ast.Attribute) else getattr(part.func, "id", "")
+            if called in _CHANGING_FIRST and part.args:
                 found.update(_base(part.args[0]))
+            for keyword in part.keywords:
+                if keyword.arg == "out":
+                    found.update(_base(keyword.value))
         elif isinstance(part, ast.AugAssign):
             found.update(_base(part.target))
+    aliases = _aliases(node)
+    while more := {aliases[name] for name in found & aliases.keys()} - found:
+        found |= more
     return found
+
+
+def _is_changing(method: str) -> bool:
+    """Return whether a method changes its object. Those of PyTorch have names such as `add_`."""
+    return method in _CHANGING or (method[-1:] == "_" and method[:1] != "_")
+
+
+def _aliases(node: ast.AST) -> dict[str, str]:
+    """Return the variables that are other names of one object: `seen` for `seen = SEEN`, and nothing else."""
+    bound = [part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)]
+    return {
+        part.targets[0].id: part.value.id
+        for part in ast.walk(node)
+        if isinstance(part, ast.Assign)
+        and len(part.targets) == 1
+        and isinstance(part.targets[0], ast.Name)
+        and isinstance(part.value, ast.Name)
+        and bound.count(part.targets[0].id) == 1
+    }
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _rebound(node: ast.AST) -> set[str]:
+    """Return the globals that a function assigns."""
+    return {name for part in ast.walk(node) if isinstance(part, ast.Global) for name in part.names}
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _bare(node: ast.AST) -> set[str]:
+    """Return the names that code uses otherwise than for an attribute: `helpers`, `package.helpers`."""
+    owners = {id(part.value) for part in ast.walk(node) if isinstance(part, ast.Attribute)}
+    found: set[str] = set()
+    for part in ast.walk(node):
+        if isinstance(part, ast.Name | ast.Attribute) and isinstance(part.ctx, ast.Load) and id(part) not in owners:
+            chain: list[str] = []
+            below: ast.AST = part
+            while isinstance(below, ast.Attribute):
+                chain.append(below.attr)
+                below = below.value
+            if isinstance(below, ast.Name):
+                found.add(".".join([below.id, *reversed(chain)]))
+    return found
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _changed_paths(node: ast.AST) -> dict[str, bool]:
+    """Return what a function changes, such as `helpers.last` for `helpers.last = 1`, and whether it assigns it."""
+    found: dict[str, bool] = {}
+    for change in _changes(node):
+        chain, holder = [change.attribute], change.holder
+        while isinstance(holder, ast.Attribute):
+            chain.append(holder.attr)
+            holder = holder.value
+        if isinstance(holder, ast.Name):
+            path = ".".join([holder.id, *reversed(chain)])
+            found[path] = found.get(path, False) or change.assigned
+    return found
+
+
+def _changed_by_itself(function: types.FunctionType) -> set[str]:
+    """Return the attributes of a function that it changes, such as `calls` for `f.calls += 1`."""
+    try:
+        return _changed_of(_definition(function), function.__name__)
+    except Unhashable:
+        return set()
+
+
+def _calls_with_names(node: ast.AST) -> Iterator[tuple[str, list[tuple[int | str, str]]]]:
+    """Yield the functions that code calls, with the variables that it passes: their place or keyword, and name."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Call) and isinstance(part.func, ast.Name):
+            named: list[tuple[int | str | None, ast.expr]] = [*enumerate(part.args)]
+            named += [(keyword.arg, keyword.value) for keyword in part.keywords]
+            yield part.func.id, [(at, one.id) for at, one in named if at is not None and isinstance(one, ast.Name)]
+
+
+def _parameter(node: Node, place: int | str) -> str:
+    """Return the name of the parameter at a place. Empty if there is none."""
+    if isinstance(place, str):
+        return place
+    names = [item.arg for item in (*node.args.posonlyargs, *node.args.args)]
+    return names[place] if place < len(names) else ""
+
+
+def _tree_of(module: types.ModuleType) -> ast.Module | None:
+    """Return the syntax tree of a module without its docstring. None if it has no source."""
+    lines = linecache.getlines(getattr(module, "__file__", None) or "", vars(module))
+    try:
+        tree = _parse("".join(lines))
+    except (SyntaxError, ValueError):
+        return None
+    tree.body = _without_docstring(tree.body)
+    return tree if lines else None
+
+
+def _imported_names(tree: ast.AST) -> Iterator[str]:
+    """Yield the modules that code may import. `from a import b` may import `a.b`, too."""
+    for part in ast.walk(tree):
+        if isinstance(part, ast.Import):
+            yield from (one.name for one in part.names)
+        elif isinstance(part, ast.ImportFrom):
+            source = "." * part.level + (part.module or "")
+            yield source
+            yield from (f"{source}{'' if source.endswith('.') else '.'}{one.name}" for one in part.names)
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _imported_by_call(node: ast.AST) -> list[str]:
+    """Return the modules that code imports with `import_module` or `__import__`."""
+    return [
+        part.args[0].value
+        for part in ast.walk(node)
+        if isinstance(part, ast.Call)
+        and (part.func.attr if isinstance(part.func, ast.Attribute) else getattr(part.func, "id", ""))
+        in ("import_module", "__import__")
+        and part.args
+        and isinstance(part.args[0], ast.Constant)
+        and isinstance(part.args[0].value, str)
+    ]
 
 
 class _Change(NamedTuple):
@@ -947,7 +1352,7 @@ def _changes(node: ast.AST) -> Iterator[_Change]:
         targets: list[ast.AST] = []
         if isinstance(part, ast.Subscript | ast.Attribute) and not isinstance(part.ctx, ast.Load):
             targets.append(part)
-        elif isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr in _CHANGING:
+        elif isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and _is_changing(part.func.attr):
             targets.append(part.func.value)
         for target in targets:
             below: ast.AST = target
