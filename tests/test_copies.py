@@ -535,6 +535,23 @@ def test_a_selection_copies_only_what_it_names(tmp_path: Path) -> None:
     assert copied(kinds=["artifacts"]) == [("artifacts", "default:model"), ("releases", "default")]
     assert copied(names=["train-*"]) == [("snapshots", "train-1"), ("snapshots", "train-2")]
     assert copied(kinds=["snapshots"], since=moment) == [("snapshots", "other")]
+    assert copied(kinds="snapshots", names="train-1") == [("snapshots", "train-1")]
+
+
+def test_a_selection_that_can_never_be_copied_is_no_success(tmp_path: Path) -> None:
+    source, target = Repository(tmp_path / "source"), Repository(tmp_path / "target")
+    SnapshotManager(source, name="train").save_snapshot(1, "one")
+    SnapshotManager(source, name="other").save_snapshot(1, "one")
+    with pytest.raises(InvalidArgument, match=r"no kind 'snapshot'.*mean 'snapshots'"):
+        source.copy_to(target, kinds=["snapshot"])
+    assert not target.exists()
+    report = source.copy_to(target, names=["trian", "other"])
+    assert (report.versions, report.ok) == (1, False)
+    assert [(one.path, one.what) for one in report.problems] == [
+        ("trian", "nothing to copy has this name (Did you mean 'train'?)")
+    ]
+    assert not source.copy_to(target, kinds=["backups"], names=["train"]).ok
+    assert source.copy_to(target, names=["tra*"], since="2100-01-01").ok  # there is such a name, and nothing new
 
 
 # --- what neither can show alone -------------------------------------------------------------------------------------

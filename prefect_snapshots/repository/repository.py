@@ -384,8 +384,8 @@ class Repository:
         self,
         target: Repository | str | os.PathLike[str],
         *,
-        kinds: Collection[str] = (),
-        names: Collection[str] = (),
+        kinds: Collection[str] | str = (),
+        names: Collection[str] | str = (),
         since: datetime | str | None = None,
         dry_run: bool = False,
         unencrypted: bool = False,
@@ -401,10 +401,11 @@ class Repository:
 
         Args:
             target: The other repository, or its URL or path. It is created if it does not exist.
-            kinds: Copy only these kinds: "snapshots", "checkpoints", "artifacts" (with releases), "backups" or
-                "results". Default: all.
+            kinds: Copy only these kinds: "snapshots", "checkpoints", "artifacts" (with releases), "backups",
+                "results" or "wal". Default: all.
             names: Copy only names that are equal to one of these, or match it as a pattern such as `"train-*"`.
-                Artifacts are called `COLLECTION:NAME`. Releases are copied only with all artifacts. Default: all.
+                Artifacts are called `COLLECTION:NAME`. Releases are copied only with all artifacts. A name
+                that nothing has is a problem in the report. Default: all.
             since: Leave out versions that were committed before this time: a datetime with a time zone, or an ISO 8601
                 string. They cannot be added to the same copy later. Default: leave out none.
             dry_run: Only report what would be copied. Writes nothing. Default: False.
@@ -415,7 +416,8 @@ class Repository:
             A report of what was copied, and of what could not be copied and why. `ok` is True if nothing is missing.
 
         Raises:
-            InvalidArgument: The target is the same repository, or is not encrypted and this one is.
+            InvalidArgument: A kind does not exist. Or the target is the same repository, or is not encrypted and this
+                one is.
 
         Example:
             >>> from prefect_snapshots import Repository, SnapshotManager
@@ -437,7 +439,9 @@ class Repository:
                 f"{self.url} is encrypted, and {target.url} is not. Nothing was copied. Give the copy a password, or "
                 "pass unencrypted=True (--unencrypted) if everybody who can read its storage may read the data."
             )
+        kinds, names = ([one] if isinstance(one, str) else one for one in (kinds, names))
         selection = copies.Selection(kinds, names, None if since is None else to_nanoseconds(parse_time(since)))
+        selection.check_kinds(kind for kind, _ in source.catalog.streams().values())
         there = target.parts(writing=not dry_run) if exists or not dry_run else None
         return copies.copy(source, there, selection, dry_run, progress)
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import CommitUnknown, CopyDiverged, IntegrityError, InvalidName, ObjectMissing
+from ...errors import CommitUnknown, CopyDiverged, IntegrityError, InvalidArgument, InvalidName, ObjectMissing
+from ...messages import hint
 from .. import logs
 from ..catalog import OMITTED, RENAMING, Event, Stream
 from ..commits import Draft, MakeDraft, commit
@@ -46,6 +47,9 @@ _READ_FIRST = frozenset({"releases"})
 
 _CONTAINED = {"releases": "artifacts"}
 """Kinds that are selected with another one."""
+
+_KINDS = ("snapshots", "checkpoints", "artifacts", "backups", "results", "wal")
+"""Kinds that can be selected in every repository. One with a kind of a plugin has more."""
 
 _ATTEMPTS = 5
 """How often a name is compared again if another run copies it, too. Each time, one of them advances."""
@@ -113,7 +117,32 @@ class Selection:
         if kind in _READ_FIRST and (self.names or self.since is not None):
             return False
         selected = not self.kinds or _CONTAINED.get(kind, kind) in self.kinds
-        return selected and (not self.names or any(name == one or fnmatchcase(name, one) for one in self.names))
+        return selected and (not self.names or any(_matches(name, one) for one in self.names))
+
+    def check_kinds(self, found: Iterable[str]) -> None:
+        """Check that every selected kind can exist. A misspelled one would never be copied, and nobody would know.
+
+        Args:
+            found: The kinds in the repository.
+
+        Raises:
+            InvalidArgument: A kind does not exist.
+        """
+        known = sorted({*_KINDS, *found} - _CONTAINED.keys())
+        for kind in self.kinds:
+            if kind not in known:
+                raise InvalidArgument(f"There is no kind {kind!r}. Nothing was copied. {hint(kind, known)}")
+
+    def unmatched(self, found: Collection[tuple[str, str]]) -> Iterator[Problem]:
+        """Yield a problem for each name or pattern that nothing in the repository has.
+
+        Args:
+            found: The kinds and names in the repository.
+        """
+        there = sorted({name for kind, name in found if kind not in _READ_FIRST and kind in (self.kinds or {kind})})
+        for one in self.names:
+            if not any(_matches(name, one) for name in there):
+                yield Problem(one, f"nothing to copy has this name ({hint(one, there).rstrip('.')})", ())
 
     def concerns(self, stream: Stream) -> bool:
         """Return whether a selected name has anything to copy: a version that is new enough, or results."""
@@ -123,13 +152,19 @@ class Selection:
         )
 
 
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatchcase(name, pattern)
+
+
 def copy(
     source: Opened, target: Opened | None, selection: Selection, dry_run: bool, progress: Progress | None = None
 ) -> CopyReport:
     """See `Repository.copy_to`. The target is None if it does not exist yet, which only a dry run allows."""
     report = CopyReport(dry_run)
     listing = source.store.location.list(PREFIX)
-    chosen = sorted(one for one in source.catalog.streams().values() if selection.contains(*one))
+    found = list(source.catalog.streams().values())
+    report.problems += selection.unmatched(found)
+    chosen = sorted(one for one in found if selection.contains(*one))
     last = [one for one in chosen if one[0] in _READ_FIRST]
     # Read now, so that all artifacts that they name are read later and copied earlier.
     early = {one: _read(source, *one, report) for one in last}
