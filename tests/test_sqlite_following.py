@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import struct
@@ -376,17 +377,31 @@ def test_a_checkpoint_of_the_application_ends_while_a_follower_runs(database: Pa
     assert numbers(restored.path) == {0, 1, 2, 3, 10, 11}
 
 
-def test_a_log_that_is_deleted_ends_the_follower(database: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", ["", "-wal", "-shm"])
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_file_that_is_deleted_or_replaced_ends_the_follower(
+    database: Path, tmp_path: Path, ending: str, is_replaced: bool
+) -> None:
+    file, other = Path(f"{database}{ending}"), tmp_path / "other"
     follower = SQLiteFollower(Repository(tmp_path / "r"), database)
+    ending_anyway = threading.Event()
 
     def delete() -> None:
         known(follower.archive, 0)
-        Path(f"{database}-wal").unlink()
+        if is_replaced:
+            shutil.copy(file, other)
+            other.replace(file)
+        else:
+            file.unlink()
 
+    # Without the error, the follower would go on for ever.
+    patience = threading.Timer(20, ending_anyway.set)
     deleting = threading.Thread(target=delete)
+    patience.start()
     deleting.start()
-    with pytest.raises(WalRefused, match="deleted or replaced"):
-        follower.run()
+    with pytest.raises(WalRefused, match=f"{file.name} was deleted or replaced"):
+        follower.run(ending_anyway)
+    patience.cancel()
     deleting.join()
 
 

@@ -212,6 +212,7 @@ class _Following:
             ending.wait(_LOOK)
         self._finish(last=True)
         self._note(self.live.look())
+        self.live.check()
         if not self.begins and self._waiting():
             self._store_log()
             self._finish(last=True)
@@ -417,16 +418,19 @@ class _LiveLog:
         return self._holding is not None
 
     def check(self) -> None:
-        """Check that this log is still the one of the database."""
-        try:
-            now, opened = os.stat(f"{self.path}-wal"), os.fstat(self._log)
-        except FileNotFoundError:
-            now = None
-        if now is None or not os.path.samestat(now, opened):
-            raise WalRefused(
-                f"{self.path}-wal was deleted or replaced while this follower used it. What is archived is complete. "
-                "What was committed since then is not archived. Start the follower again: it makes a base copy first."
-            )
+        """Check that the database, its log and their shared memory are still the files that this follower opened."""
+        for ending, file in (("", self._file), ("-wal", self._log), ("-shm", self._memory)):
+            path = f"{self.path}{ending}"
+            try:
+                now = os.stat(path)
+            except FileNotFoundError:
+                now = None
+            if now is None or not os.path.samestat(now, os.fstat(file)):
+                raise WalRefused(
+                    f"{path} was deleted or replaced while this follower used it. What was archived before that is "
+                    "complete. What was committed since then is not archived. Start the follower again: it makes a "
+                    "base copy first."
+                )
 
     def look(self) -> _Look:
         """Return what is committed now."""
