@@ -83,6 +83,8 @@ def stranger_of(path: str | os.PathLike[str], place: str | os.PathLike[str]) -> 
 def why_forgeable(path: str | os.PathLike[str], place: str | os.PathLike[str]) -> str | None:
     """Return why others could have written a file, or what is in a directory, as the rest of a sentence. Else None.
 
+    On file systems without permissions, everybody may write to everything, unless they are mounted with a umask.
+
     Args:
         path: The file or directory.
         place: As for `stranger_of`.

@@ -241,6 +241,13 @@ def test_the_shell_completes_what_the_repository_contains(program: Program) -> N
     assert completions(program, "-r", str(program.directory / "snapshots"), "snapshots", "list", "") == names
 
 
+def test_the_shell_completes_no_name_as_an_option(program: Program, tmp_path: Path) -> None:
+    manager = SnapshotManager(tmp_path / "r", name="train")
+    for name in ("--yes", "-y", "good"):
+        manager.save_snapshot(1, name)
+    assert completions(program, "-r", str(tmp_path / "r"), "snapshots", "show", "train", "") == ["latest", "good"]
+
+
 def test_the_shell_completes_artifacts_backups_and_checkpoints(
     tmp_path: Path, environment: dict[str, str], warm: Path
 ) -> None:

@@ -390,6 +390,16 @@ def test_the_repository_is_the_configured_one_unless_it_is_given(
         fsspec.filesystem("snapshots", repositry=everything.url)
 
 
+@pytest.mark.parametrize(
+    "path", ["artifacts/%ff@v0", "artifacts/features@%ff", "snapshots/%c3@latest/x", "releases/default@%80"]
+)
+def test_a_path_that_is_no_string_leads_nowhere(everything: Everything, path: str) -> None:
+    files = SnapshotsFileSystem(everything.url)
+    assert not files.exists(path)
+    with pytest.raises(PathNotFound):
+        files.open(path)
+
+
 def test_forged_names_lead_nowhere_else(tmp_path: Path) -> None:
     repository = Repository(tmp_path / "repository")
 

@@ -52,8 +52,12 @@ def test_settings_of_a_stranger_above_the_working_directory_are_refused(shared: 
     give(file)
     with pytest.raises(InvalidArgument, match=f"belongs to the user {STRANGER}.*could run programs as you"):
         configuration()
-    (shared / "mine" / "pyproject.toml").write_text('[tool.prefect-snapshots]\nname = "mine"\n')
+    own = shared / "mine" / "pyproject.toml"
+    own.write_text('[tool.prefect-snapshots]\nname = "mine"\n')
     assert configuration() == {"name": "mine"}
+    own.chmod(0o666)
+    with pytest.raises(InvalidArgument, match=r"can be written to by all users.*could run programs as you"):
+        configuration()
 
 
 def test_a_stranger_s_file_without_settings_stops_nobody(shared: Path) -> None:
@@ -108,6 +112,9 @@ def test_settings_of_prefect_by_a_stranger_are_refused(
     file = shared / name
     file.write_text(text)
     assert SnapshotsSettings().password_command == "touch owned; echo x"
+    file.chmod(0o666)
+    with pytest.raises(InvalidArgument, match=r"can be written to by all users.*could run programs as you"):
+        current_repository()
     give(file)
     with pytest.raises(InvalidArgument, match=f"belongs to the user {STRANGER}.*could run programs as you"):
         current_repository()
@@ -122,6 +129,9 @@ def test_a_repository_that_a_stranger_has_put_here_is_not_the_default(
     monkeypatch.delenv("PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY", raising=False)
     monkeypatch.chdir(shared)
     SnapshotManager(Repository()).save_snapshot(1, "one")
+    (shared / "snapshots").chmod(0o777)
+    with pytest.raises(InvalidArgument, match=r"snapshots can be written to by all users.*Nothing was opened"):
+        Repository()
     give(shared / "snapshots")
     ways: list[Callable[[], object]] = [
         Repository,

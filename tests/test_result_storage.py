@@ -7,6 +7,7 @@ import base64
 import json
 import pickle
 import random
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -249,6 +250,11 @@ def _records() -> Iterator[tuple[str, bytes]]:
     yield "a pickle in a record that Prefect refuses", json.dumps({planted: 0, **plain, "metadata": 1}).encode()
     old = {"data": planted, "serializer": {"type": "pickle"}, "prefect_version": "2.0"}
     yield "an old record", json.dumps(old).encode()
+    module = {"type": "pickle", "picklelib": "this"}
+    yield "a module by name", json.dumps({**plain, "metadata": {"serializer": module}}).encode()
+    yield "a module in metadata", json.dumps({"serializer": module}).encode()
+    twice = json.dumps({"type": "pickle"}) + ', "serializer": ' + json.dumps({"type": "json"})
+    yield "two serializers", f'{{"metadata": {{"serializer": {twice}}}, "result": "1"}}'.encode()
     yield "metadata of a pickle", json.dumps({"serializer": {"type": "pickle"}}).encode()
 
 
@@ -267,6 +273,7 @@ def test_no_result_runs_code_without_permission(tmp_path: Path, record: bytes) -
     with pytest.raises(PickleRefused):
         ResultStore(result_storage=careful, serializer=JSONSerializer()).read("key")
     assert not Planted.ran
+    assert "this" not in sys.modules
     assert trusting.read_path("key") == record
 
 

@@ -23,6 +23,7 @@ from test_cli import Program
 
 from prefect_snapshots import BackupDatabase, BackupManager, SnapshotRepository
 from prefect_snapshots.backups import Backup
+from prefect_snapshots.cli.deployments import write as write_deployments
 from prefect_snapshots.cli.notifications import _automations
 from prefect_snapshots.errors import InvalidArgument, SetupError
 from prefect_snapshots.flows import doctor
@@ -231,6 +232,14 @@ def test_flows_are_deployed_without_a_checkout(shop: Program, client: SyncPrefec
     said = shop.run("deployments", "prune", "--apply", "--work-pool", "others", "--yes").stdout
     assert "prefect worker start --pool others" in said
     assert [each.work_pool_name for each in client.read_deployments()] == ["others"]
+
+
+def test_a_path_adds_nothing_to_what_it_is_written_into(tmp_path: Path) -> None:
+    file = tmp_path / "a\nbuild: [run]\n# `b;c`.yaml"
+    write_deployments(file, [])
+    head, rest = file.read_text().split("\n", 1)
+    assert rest == "deployments: []\n"
+    assert "`b;c`.yaml'`" in head
 
 
 def test_what_cannot_be_deployed_is_refused(shop: Program) -> None:

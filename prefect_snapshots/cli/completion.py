@@ -44,7 +44,9 @@ def completed(look: Callable[[Repository, CompletionContext], Candidates]) -> Pa
             password_file=_typed(context, "password_file"),
             no_password=context["no_password"].provided,
         )
-        return list(look(session.open(ask=False), context))
+        found = look(session.open(ask=False), context)
+        # What looks like an option would be one: whoever named it would choose what the command does.
+        return [each for each in found if not (each if isinstance(each, str) else each[0]).startswith("-")]
 
     return Parameter(completer=complete)
 

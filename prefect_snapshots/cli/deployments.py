@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 from ..errors import InvalidArgument, SnapshotsError
 from .backup_sources import AS_CONFIGURED, SourceOptions, Sources
-from .output import Answer, columns, table
+from .output import Answer, columns, printable, table
 from .project_settings import BLOCKS, configuration, write_settings
 from .session import SessionArgument
 
@@ -161,7 +162,7 @@ def write(file: Path, planned: Sequence[Mapping[str, Any]]) -> None:
     """Write a file for `prefect deploy`."""
     import yaml
 
-    head = f"# To apply this file, run `prefect --no-prompt deploy --all --prefect-file {file}`.\n"
+    head = f"# To apply this file, run `{printable(_command(file))}`.\n"
     plain = json.loads(json.dumps({"deployments": planned}))  # without values in common, which YAML would refer to
     write_settings(file, head + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120))
 
@@ -184,7 +185,7 @@ def apply_file(file: Path, work_pool: str) -> None:
     if done.returncode:
         raise SnapshotsError(
             f"{file} was written, but `prefect deploy` failed: {' '.join((done.stderr or done.stdout).split())} Mend "
-            f"this, and run `prefect --no-prompt deploy --all --prefect-file {file}`."
+            f"this, and run `{_command(file)}`."
         )
 
 
@@ -205,16 +206,23 @@ def how_to_run(work_pool: str) -> str:
     """Return the commands that run what is deployed."""
     from prefect.settings import get_current_settings
 
-    worker = f"prefect worker start --pool {work_pool}"
+    worker = _worker(work_pool)
     return worker if get_current_settings().api.url else f"prefect server start, and {worker}"
 
 
 def _next_step(file: Path, work_pool: str, applied: bool) -> str:
-    worker = f"prefect worker start --pool {work_pool}"
     if applied:
         return f"Wrote {file}, and created the deployments. To run them: {how_to_run(work_pool)}"
-    pool = f"prefect work-pool create --type process {work_pool}"
-    return f"Wrote {file}. Next: {pool}; prefect --no-prompt deploy --all --prefect-file {file}; {worker}"
+    pool = f"prefect work-pool create --type process {shlex.quote(work_pool)}"
+    return f"Wrote {file}. Next: {pool}; {_command(file)}; {_worker(work_pool)}"
+
+
+def _command(file: Path) -> str:
+    return f"prefect --no-prompt deploy --all --prefect-file {shlex.quote(str(file))}"
+
+
+def _worker(work_pool: str) -> str:
+    return f"prefect worker start --pool {shlex.quote(work_pool)}"
 
 
 def _parts(sources: SourceOptions, configured: Mapping[str, Any]) -> dict[str, list[str]]:

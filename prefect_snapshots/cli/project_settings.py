@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UNDECODABLE, InvalidArgument
-from ..private_files import stranger_of
+from ..private_files import why_forgeable
 
 TABLE = "prefect-snapshots"
 REPOSITORY_BLOCK, DATABASE_BLOCK = BLOCKS = "prefect-snapshots-repository/", "prefect-snapshots-backup-database/"
@@ -74,17 +74,17 @@ def configuration() -> dict[str, Any]:
             continue
         try:
             table = tomllib.loads(file.read_bytes().decode()).get("tool", {}).get(TABLE)
-            stranger = stranger_of(file, here)
+            why = why_forgeable(file, here)
         except (*UNDECODABLE, OSError, AttributeError) as error:
             raise InvalidArgument(f"{file} cannot be read: {error}.") from None
         if table is None:
             continue
         # Anybody can put a file into /tmp, and this one can name programs to run.
-        if stranger is not None:
+        if why is not None:
             raise InvalidArgument(
-                f"{file} belongs to the user {stranger}, and its [tool.{TABLE}] could run programs as you. Nothing "
-                f"was done. If you trust it, work in {folder}, or else write a pyproject.toml of your own, with an "
-                f"empty [tool.{TABLE}], in {here}."
+                f"{file} {why}, and its [tool.{TABLE}] could run programs as you. Nothing was done. If you trust it, "
+                f"correct its owner or permissions, or work in {folder} if its owner is that of the file. Otherwise "
+                f"write a pyproject.toml of your own, with an empty [tool.{TABLE}], in {here}."
             )
         return _checked(table, file)
     return {}

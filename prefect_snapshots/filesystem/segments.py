@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
+from ..errors import PathNotFound
+
 _SPECIAL = re.compile(r"[\x00-\x1f\x7f%@*?\[\]\\\ud800-\udfff]|:(?=:)")
 
 
@@ -75,8 +77,18 @@ def component(text: str) -> str:
 
 
 def decoded(text: str) -> str:
-    """Return a name or a version from its form in paths."""
-    return unquote(text, errors="surrogatepass")
+    """Return a name or a version from its form in paths.
+
+    Raises:
+        PathNotFound: It is no string: its percent-encoded bytes are not UTF-8.
+    """
+    try:
+        return unquote(text, errors="surrogatepass")
+    except UnicodeError:
+        raise PathNotFound(
+            f"There is nothing at {text!r}, whose percent-encoded bytes are not UTF-8. List what there is with "
+            "`prefect-snapshots ls`."
+        ) from None
 
 
 def _escape(match: re.Match[str]) -> str:

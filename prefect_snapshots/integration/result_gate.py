@@ -2,7 +2,8 @@
 
 The metadata stored with a result decides how Prefect reads it: with `pickle` by default, or with a JSON decoder that
 looks up classes by name. So anyone who can write to the repository could run code on every machine that reads a result.
-With `allow_pickle=False`, only plain JSON is accepted.
+With `allow_pickle=False`, only plain JSON is accepted, and it is read here first: Prefect imports the modules that
+metadata names when it validates them.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import json
 from typing import Any
 
 from prefect.results import ResultRecord, ResultRecordMetadata  # type: ignore[attr-defined]
-from prefect.serializers import JSONSerializer, Serializer
+from prefect.serializers import JSONSerializer
 from pydantic import ValidationError
 
 from ..errors import PickleRefused
 
 _CLASSES = frozenset({"__class__", "__exc_type__"})
 """Keys that make Prefect's decoder look up a class and call it."""
+_UNREADABLE = (ValidationError, ValueError, TypeError, KeyError, RecursionError)
+_PLAIN = JSONSerializer().model_dump()
+"""Prefect's JSON serializer without any lookup of stored names."""
 
 
 def check_result(key: str, data: bytes, *, allow_pickle: bool) -> bytes:
@@ -43,12 +47,13 @@ def check_result(key: str, data: bytes, *, allow_pickle: bool) -> bytes:
 
 def _is_plain_record(data: bytes) -> bool:
     try:
+        found = json.loads(data, object_pairs_hook=_unique)
+        if not _is_plain(found["metadata"]["serializer"]):
+            return False
         # Prefect passes a record that it cannot validate to the serializer of the reader, which is pickle by default.
         record: ResultRecord[Any] = ResultRecord.model_validate_json(data)
-        if not _is_plain(record.metadata.serializer):
-            return False
         json.loads(record.result, object_hook=_refuse_classes)
-    except (ValidationError, ValueError, TypeError, RecursionError):
+    except _UNREADABLE:
         return False
     return True
 
@@ -56,14 +61,25 @@ def _is_plain_record(data: bytes) -> bool:
 def _is_plain_metadata(data: bytes) -> bool:
     """Return whether the data is the metadata of a result in a separate object, which is checked when it is read."""
     try:
-        return "result" not in json.loads(data) and _is_plain(ResultRecordMetadata.load_bytes(data).serializer)
-    except (ValidationError, ValueError, TypeError, RecursionError):
+        found = json.loads(data, object_pairs_hook=_unique)
+        if "result" in found or not _is_plain(found["serializer"]):
+            return False
+        ResultRecordMetadata.load_bytes(data)
+    except _UNREADABLE:
         return False
+    return True
 
 
-def _is_plain(serializer: Serializer[Any]) -> bool:
-    """Return whether a serializer is Prefect's JSON serializer without any lookup of stored names."""
-    return serializer == JSONSerializer(dumps_kwargs=getattr(serializer, "dumps_kwargs", {}))
+def _is_plain(serializer: dict[str, Any]) -> bool:
+    return serializer["type"] == "json" and {**_PLAIN, **serializer, "dumps_kwargs": {}} == _PLAIN
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse two values of one key: Prefect could use the other one."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key has two values")
+    return found
 
 
 def _refuse_classes(found: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from prefect.settings.base import PrefectBaseSettings, build_settings_config
 from pydantic import Field, SecretStr
 
 from ..errors import InvalidArgument
-from ..private_files import stranger_of
+from ..private_files import why_forgeable
 
 _FILES = (".env", "prefect.toml", "pyproject.toml")
 """Where Prefect looks for settings in the working directory."""
@@ -19,7 +19,8 @@ class SnapshotsSettings(PrefectBaseSettings):
     """The default repository, its password, and what flow runs may do: the settings `PREFECT_INTEGRATIONS_SNAPSHOTS_*`.
 
     Raises:
-        InvalidArgument: Settings in the working directory belong to somebody else, and could run programs.
+        InvalidArgument: Settings in the working directory could run programs, and belong to somebody else or can be
+            written to by all users.
 
     Example:
         >>> SnapshotsSettings(repository="memory://example").repository
@@ -43,18 +44,18 @@ class SnapshotsSettings(PrefectBaseSettings):
 
     def __init__(self, **values: Any) -> None:
         for name in _FILES:
-            _refuse_stranger(Path(name))
+            _refuse_forgeable(Path(name))
         super().__init__(**values)
 
 
-def _refuse_stranger(file: Path) -> None:
+def _refuse_forgeable(file: Path) -> None:
     try:
-        stranger = stranger_of(file, ".")
-        if stranger is None or (file.is_file() and b"prefect" not in file.name.encode() + file.read_bytes().lower()):
+        why = why_forgeable(file, ".")
+        if why is None or (file.is_file() and b"prefect" not in file.name.encode() + file.read_bytes().lower()):
             return
     except OSError:  # there is none, and what cannot be read has no effect
         return
     raise InvalidArgument(
-        f"{file.absolute()} belongs to the user {stranger}, and settings of Prefect in it could run programs as you. "
-        "Nothing was done. Work in a directory of your own, or copy the file if you trust it."
+        f"{file.absolute()} {why}, and settings of Prefect in it could run programs as you. Nothing was done. If you "
+        "trust it, correct its owner or permissions. Otherwise work in a directory of your own."
     )

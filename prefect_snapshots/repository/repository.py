@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from ..errors import InvalidArgument, RepositoryNotFound
-from ..private_files import stranger_of
+from ..private_files import why_forgeable
 from ..redaction import harmless_options
 from . import copies, keyring, maintenance
 from .catalog import Catalog, Event, Stream
@@ -578,14 +578,14 @@ def unnamed_place() -> str:
     """Return the path of the repository if nothing names one: a directory in the working directory.
 
     Raises:
-        InvalidArgument: Somebody else has put it there. Loading what they stored could run their code.
+        InvalidArgument: Others have put it there, or can write to it. Loading what they stored could run their code.
     """
     with contextlib.suppress(OSError):  # there is none yet, or the working directory was deleted
-        if (stranger := stranger_of(DEFAULT_URL, ".")) is not None:
+        if (why := why_forgeable(DEFAULT_URL, ".")) is not None:
             raise InvalidArgument(
-                f"{os.path.abspath(DEFAULT_URL)} belongs to the user {stranger}, and what is stored there could run "
-                f"programs as you. Nothing was opened. If you trust it, name it: set {SETTING}, or pass a URL or path. "
-                "Otherwise work in a directory of your own."
+                f"{os.path.abspath(DEFAULT_URL)} {why}, and what is stored there could run programs as you. Nothing "
+                f"was opened. If you trust it, name it: set {SETTING}, or pass a URL or path. Otherwise work in a "
+                "directory of your own."
             )
     return DEFAULT_URL
 

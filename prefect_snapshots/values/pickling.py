@@ -202,11 +202,14 @@ def load_joblib(data: Buffer, *, allow_pickle: bool) -> Any:
 
 def load_numpy(data: Buffer, *, allow_pickle: bool) -> NDArray[Any]:
     """Return the array in a NumPy file. Only arrays of objects need pickle."""
+    # Not `np.load`, which takes all other bytes for a pickle: nobody should allow pickles to read a damaged file.
     try:
-        found: NDArray[Any] = np.load(io.BytesIO(data))
-    except ValueError:  # its elements are objects
+        found: NDArray[Any] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except ValueError as error:
+        if "Object arrays" not in str(error):
+            raise
         require_pickle(allow_pickle, "The elements of this array were")
-        found = np.load(io.BytesIO(data), allow_pickle=True)
+        found = np.lib.format.read_array(io.BytesIO(data), allow_pickle=True)
     return found
 
 
