@@ -173,6 +173,8 @@ class Color(StrEnum):
 
 
 TABLE = pd.DataFrame({"a": [1, 2]})
+NOTED = pd.DataFrame({"a": [1]})
+NOTED.attrs["shape"] = (1, 2)
 LISTS = pd.DataFrame({"a": pd.Series([[1, 2], [3]], dtype=pd.ArrowDtype(pa.list_(pa.int64())))})
 
 
@@ -197,6 +199,8 @@ LISTS = pd.DataFrame({"a": pd.Series([[1, 2], [3]], dtype=pd.ArrowDtype(pa.list_
         ("parquet", pd.DataFrame({"a": [[1, 2], [3]]}), "would not bring back the same table"),
         ("parquet", pd.DataFrame({"a": [{"x": 1}, {"y": 2}]}), "would not bring back the same table"),
         ("parquet", LISTS, "would not bring back the same table"),
+        ("parquet", NOTED, "would not bring back the same table"),
+        ("arrow", NOTED, "would not bring back the same table"),
         ("parquet", pa.record_batch({"a": [1]}), "tables of pandas, polars or pyarrow, not RecordBatch"),
         ("parquet", pd.Series([1]), "tables of pandas, polars or pyarrow, not Series"),
         ("arrow", pl.Series([1]), "tables of pandas, polars or pyarrow, not Series"),

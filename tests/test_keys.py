@@ -325,6 +325,11 @@ SAME = {
         pl.concat([pl.DataFrame({"a": [[1]]}), pl.DataFrame({"a": [[2, None]]})], rechunk=False),
         pl.DataFrame({"a": [[1], [2, None]]}),
     ),
+    "polars large integers": (
+        pl.Series([1, 2**100], dtype=pl.Int128)[1:],
+        pl.Series([2**100], dtype=pl.Int128),
+    ),
+    "arrow views": (pa.array(["a", None], pa.string_view())[1:], pa.array([None], pa.string_view())),
     "polars slice": (pl.Series(["a", "b"], dtype=pl.Categorical)[1:], pl.Series(["b"], dtype=pl.Categorical)),
     "default given": (Model(), Model(number=1)),
     "used matrix": (

@@ -802,6 +802,9 @@ _TABLES: dict[str, Made] = {
         {"c": pl.Series(["a"], dtype=pl.Categorical), "e": pl.Series(["x"], dtype=pl.Enum(["x"])), "s": [{"k": 1}]}
     ),
     "polars decimals": lambda: pl.DataFrame({"d": [decimal.Decimal("1.50")], "t": [dt.datetime(2026, 1, 1)]}),
+    "polars large integers": lambda: pl.DataFrame({"i": pl.Series([2**100, None], dtype=pl.Int128)}),
+    "index of intervals": lambda: pd.DataFrame({"a": [1, 2]}, index=pd.interval_range(0, 2, closed="both")),
+    "arrow views": lambda: pa.table({"s": pa.array(["a" * 20, None], pa.string_view()), "b": pa.nulls(2)}),
     "polars series": lambda: pl.Series("a", [1.5, math.nan, None]),
     "polars lazy": lambda: pl.LazyFrame({"a": [1, 2]}).filter(pl.col("a") > 1),
     "arrow": lambda: pa.table({"a": [1, None], "b": [["x"], []]}).replace_schema_metadata({"k": "v"}),

@@ -497,7 +497,7 @@ def _arrow_of(frame: Any) -> Any:
 
 def _load_arrow(data: memoryview, allow_pickle: bool, columns: Sequence[str] | None = None) -> Any:
     pyarrow = require("pyarrow", "arrow")
-    table = pyarrow.ipc.open_file(pyarrow.py_buffer(data)).read_all()
+    table = _read_with_types(lambda: pyarrow.ipc.open_file(pyarrow.py_buffer(data)).read_all())
     marks = dict(table.schema.metadata or {})
     if marks.pop(_LIBRARY, b""):
         table = table.replace_schema_metadata(marks or None)
@@ -537,7 +537,7 @@ def _check_table(value: Any, library: str, what: str, load: Callable[[], Any]) -
         if library == "pandas":
             testing = importlib.import_module("pandas.testing")
             testing.assert_frame_equal(value, back, check_exact=True)
-            kept = all(map(_same_kinds, _objects(value), _objects(back)))
+            kept = all(map(_same_kinds, _objects(value), _objects(back))) and repr(value.attrs) == repr(back.attrs)
         elif library == "polars":
             kept = type(value) is type(back) and value.schema == back.schema and value.equals(back, null_equal=True)
         else:
@@ -571,7 +571,7 @@ def _same_column(column: Any, back: Any) -> bool:
 def _load_parquet(data: memoryview, allow_pickle: bool, **options: Any) -> Any:
     parquet = require("pyarrow.parquet", "parquet")
     file = parquet.ParquetFile(io.BytesIO(data))
-    table = file.read(**options)
+    table = _read_with_types(lambda: parquet.ParquetFile(io.BytesIO(data)).read(**options))
     marks = dict(table.schema.metadata or {})
     library = marks.pop(_LIBRARY, b"")
     if library:
@@ -581,6 +581,16 @@ def _load_parquet(data: memoryview, allow_pickle: bool, **options: Any) -> Any:
     if not library and table.schema.pandas_metadata is not None:
         return _frame_of(table)
     return table
+
+
+def _read_with_types(read: Callable[[], Any]) -> Any:
+    """Read a table. If it has types of pandas, such as intervals, pandas must have told Arrow about them."""
+    table = read()
+    names = [(field.metadata or {}).get(b"ARROW:extension:name", b"") for field in table.schema]
+    if not any(name.startswith(b"pandas.") for name in names):
+        return table
+    importlib.import_module("pandas.core.arrays.arrow.extension_types")
+    return read()
 
 
 def _frame_of(table: Any) -> Any:

@@ -217,10 +217,12 @@ def _polars(canon: CanonicalWriter, value: Any) -> bool:
     else:
         return False
     for column in columns:
-        if column.dtype == polars.Object:
+        try:
+            array = column.to_arrow()
+        except Exception:  # Arrow has no such type: objects, or integers of 128 bits
             canon.write(column.to_list())
         else:
-            _arrow_array(canon, column.to_arrow())
+            _arrow_array(canon, array)
     return True
 
 
@@ -250,7 +252,11 @@ def _arrow_array(canon: CanonicalWriter, array: Any) -> None:
     canon.text(b"W", f"{kind}|{len(array)}")
     if array.null_count:
         canon.write(array.is_null().to_numpy(zero_copy_only=False))
-    present = array.drop_null()
+    try:
+        present = array.drop_null()
+    except NotImplementedError:  # such as views of strings
+        canon.write(array.to_pylist())
+        return
     start, count = present.offset, len(present)
     if isinstance(kind, arrow.BaseExtensionType):
         _arrow_array(canon, array.storage)
