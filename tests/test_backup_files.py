@@ -6,6 +6,7 @@ import io
 import os
 import re
 import stat
+import struct
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,10 @@ from prefect_snapshots import BackupManager
 from prefect_snapshots.backups import Command, Directory, File, StandardInput
 from prefect_snapshots.errors import BackupFailed, InvalidArgument, RestoreFailed
 from prefect_snapshots.testing import StoredDump
+
+_LIST = [(1, 2**32 - 1), (2, 4321), (4, 2**32 - 1), (16, 2**32 - 1), (32, 2**32 - 1)]
+ACL = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", tag, 7, number) for tag, number in _LIST)
+"""An access control list that gives a user all rights, as the system stores it."""
 
 
 @pytest.fixture
@@ -32,19 +37,23 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_file_comes_back_with_its_mode_owner_and_time(tmp_path: Path, file: Path) -> None:
+    os.setxattr(file, "user.comment", b"mine\xff")
     manager = BackupManager(tmp_path / "repository", files=[file], directories=[file.parent])
     backup = manager.create_backup(prove=True)
     assert backup.proven_at is not None
     part, folder = backup.parts
+    os.setxattr(file.parent, "system.posix_acl_default", ACL)  # a new file in it inherits this
     assert (part.kind, part.notes, folder.files) == ("file", [], 0), "no file is in two parts"
     before = file.stat()
     assert manager.restore_backup("latest", confirm=True, dry_run=True).changes[0].identical
     file.write_text("changed")
+    os.setxattr(file, "user.comment", b"newer")
     (change,) = manager.restore_backup("latest", confirm=True, dry_run=True).changes[0].files
     assert (change.path, change.change, change.old_size) == (file.name, "changed", 7)
     manager.restore_backup("latest", confirm=True)
     after = file.stat()
     assert file.read_bytes() == b"x" * 300_000
+    assert {name: os.getxattr(file, name) for name in os.listxattr(file)} == {"user.comment": b"mine\xff"}
     same = ("st_mode", "st_uid", "st_gid", "st_mtime_ns")
     assert [getattr(after, name) for name in same] == [getattr(before, name) for name in same]
     file.unlink()

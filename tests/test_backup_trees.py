@@ -679,7 +679,7 @@ def test_what_was_set_aside_is_put_back(tmp_path: Path) -> None:
 
 def test_a_running_restore_is_left_alone(tmp_path: Path) -> None:
     with opened(tmp_path) as folder:
-        with workspace(folder) as space:
+        with workspace(folder, []) as space:
             recover(tmp_path / "target")
             assert exists(folder, space.name)
         assert not exists(folder, space.name)

@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import os
 import random
+import resource
 import shutil
 import socket
 import sqlite3
@@ -27,7 +28,9 @@ import pytest
 from test_backup_trees import Vault, described, leftovers
 
 from prefect_snapshots import ArtifactRegistry, BackupManager, Directory
-from prefect_snapshots.errors import InvalidArgument, InvalidName, PermissionDenied, SnapshotsError
+from prefect_snapshots.backups.browsing import restore_changes
+from prefect_snapshots.backups.databases import SQLite
+from prefect_snapshots.errors import InvalidArgument, InvalidName, PermissionDenied, SnapshotsError, SourceUnusable
 from prefect_snapshots.trees.entries import Entry, check_entries
 from prefect_snapshots.trees.restoring import restore_directory, stage_directory
 from prefect_snapshots.trees.scanning import RESTORING
@@ -309,6 +312,68 @@ def test_attributes_that_cannot_be_set_are_said(tmp_path: Path) -> None:
     folder = give(tmp_path / "folder")
     [warning] = as_nobody(_restore, str(tmp_path / "repository"), str(folder / "target"), {})
     assert warning == "The extended attribute 'file: trusted.secret' could not be set."
+
+
+def _restore_parts(repository: str, folder: str) -> tuple[str, ...]:
+    manager = BackupManager(repository)
+    to: dict[str, Any] = {
+        "source": f"{folder}/target",
+        manager.list_backups()[0].parts[0].name: SQLite(f"{folder}/new.db"),
+    }
+    return manager.restore_backup("latest", confirm=True, to=to).warnings
+
+
+@needs_root
+def test_the_report_says_what_is_left_of_the_old_state_and_that_a_database_has_another_owner(
+    tmp_path: Path, source: Path
+) -> None:
+    database = tmp_path / "app.db"
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("CREATE TABLE t(i)")
+    os.chown(database, 4321, 4321)
+    give(source)
+    BackupManager(tmp_path / "repository", directories=[source], databases=[SQLite(str(database))]).create_backup()
+    give(tmp_path / "repository")
+    folder = give(tmp_path / "folder")
+    (folder / "target" / "of root").mkdir(parents=True)
+    (folder / "target" / "of root" / "file").touch()
+    os.chown(folder / "target", NOBODY, NOBODY)
+    warnings = as_nobody(_restore_parts, str(tmp_path / "repository"), str(folder))
+    assert [each[:12] for each in warnings if "new.db could not be set" in each] == ["The owner or"], warnings
+    [name] = leftovers(folder)
+    assert [each for each in warnings if f"{folder}/{name} of a restore could not be deleted completely" in each]
+
+
+def test_a_file_whose_size_is_a_lie_is_not_stored_as_an_empty_one(vault: Vault) -> None:
+    with pytest.raises(SourceUnusable, match=r"boot_id: it has bytes but the size 0"):
+        vault.backup(Directory("/proc/sys/kernel/random"))
+
+
+def test_there_may_be_more_levels_than_open_files(tmp_path: Path, vault: Vault) -> None:
+    """The path of the last file is longer than any call of the system takes, too."""
+    root = tmp_path / "deep"
+    for top in (root / "kept", root / ".tmp"):
+        top.mkdir(parents=True)
+        file = os.open(top, os.O_RDONLY)
+        for _ in range(150):
+            os.mkdir("x" * 40, dir_fd=file)
+            above, file = file, os.open("x" * 40, os.O_RDONLY, dir_fd=file)
+            os.close(above)
+        os.close(os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=file))
+        os.close(file)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 110, hard))
+    try:
+        part = vault.backup(Directory(root)).part("deep")
+        for in_place in (False, True):
+            restored = restore_directory(part, root, in_place=in_place)
+            assert (restored.files, restored.carried, restored.warnings) == (1, [".tmp"], [])
+        assert not restore_changes(part, Directory(root), (), keep_extra=False).files
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    found = subprocess.run(["find", root, "-type", "f"], capture_output=True, check=True, text=True).stdout
+    assert len(found.split()) == 2
+    assert leftovers(tmp_path) == []
 
 
 def _acl(user: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import os
 import stat
@@ -15,6 +16,7 @@ import numpy as np
 
 from ..errors import InvalidArgument
 from ..repository.times import from_nanoseconds
+from ..trees.descriptors import Parents, opened
 from ..trees.entries import Entry
 from ..trees.scanning import Directory, mtime_of, walk
 from .archive import Archive, PartReader
@@ -169,16 +171,23 @@ def restore_changes(
         return BackupDiff(target.name, part.label, counts=tuple(_count_changes(part.name, there, wanted)))
     root = Path(os.path.realpath(target.path))
     files = []
-    for entry in part.entries:
-        if only and not any(_is_below(entry.path, path) for path in only):
-            continue
-        try:
-            status = (root / entry.path).lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            files.append(FileChange(part.name, entry.path, "added", 0, _size(entry)))
-            continue
-        if not _like(entry, status):
-            files.append(FileChange(part.name, entry.path, "changed", status.st_size, _size(entry)))
+    with contextlib.ExitStack() as closing:
+        # By descriptors: a path below it may be longer than the system takes.
+        parents = None
+        if root.is_dir():
+            parents = closing.enter_context(Parents(closing.enter_context(opened(root))))
+        for entry in part.entries:
+            if only and not any(_is_below(entry.path, path) for path in only):
+                continue
+            status = None
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                if parents is not None:
+                    parent, name = parents.find(entry.raw)
+                    status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            if status is None:
+                files.append(FileChange(part.name, entry.path, "added", 0, _size(entry)))
+            elif not _like(entry, status):
+                files.append(FileChange(part.name, entry.path, "changed", status.st_size, _size(entry)))
     if not keep_extra:
         files += _extra(part, root, only)
     return BackupDiff(str(target.path), part.label, files=tuple(sorted(files, key=lambda change: change.path)))

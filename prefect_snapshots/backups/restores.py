@@ -28,7 +28,7 @@ from typing import Any
 from ..errors import BackupFailed, DamagedVersion, InvalidArgument, RestoreFailed, RestoreRunning, UsageError
 from ..messages import logger
 from ..repository.progress import Progress
-from ..trees.restoring import stage_directory
+from ..trees.restoring import Restored, stage_directory
 from ..trees.scanning import Directory
 from .archive import Archive
 from .browsing import BackupDiff, restore_changes
@@ -350,12 +350,13 @@ class _Restore:
     def _round(self, jobs: Sequence[PartRestore]) -> list[str]:
         """Stage all of these, then switch one after the other."""
         warnings: list[str] = []
+        done: list[Restored] = []
         with closed_undisturbed() as beside:
             switches = []
             for job in jobs:
                 self.say("restoring", self.done, len(self.jobs))
                 with self._telling(job, staging=True):
-                    switches.append(beside.enter_context(self._staged(job)))
+                    switches.append(beside.enter_context(self._staged(job, done)))
             # Rights of users refer to tables: those have to be there.
             for job, switch in sorted(zip(jobs, switches, strict=True), key=lambda pair: pair[0].last):
                 with self._telling(job, staging=False):
@@ -366,11 +367,15 @@ class _Restore:
                 self.journal.note(job.part.name, PartState.NEW)
                 self.done += 1
                 self.say("restoring", self.done, len(self.jobs))
-        return warnings
+        # Only now: leaving the block deletes the old states, and sets the attributes of directories that stay.
+        return warnings + [warning for restored in done for warning in restored.warnings]
 
     @contextlib.contextmanager
-    def _staged(self, job: PartRestore) -> Iterator[Callable[[], Sequence[str]]]:
-        """The function that puts a part in its place. Leaving the block deletes what stands beside the target."""
+    def _staged(self, job: PartRestore, done: list[Restored]) -> Iterator[Callable[[], Sequence[str]]]:
+        """The function that puts a part in its place. Leaving the block deletes what stands beside the target.
+
+        A directory is added to `done`, because its warnings are complete only after that.
+        """
         part, target = self.content.part(job.part.name), job.target
         if isinstance(target, Directory):
             with stage_directory(
@@ -386,7 +391,8 @@ class _Restore:
                     with deferred():
                         restored = switch()
                     self.unchanged += restored.unchanged
-                    return restored.warnings
+                    done.append(restored)
+                    return ()
 
                 yield whole
         elif isinstance(target, StagedRestores):

@@ -22,9 +22,10 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from ..errors import BackupFailed, InvalidArgument, InvalidName, SourceUnusable
-from ..trees.descriptors import give
-from ..trees.entries import FIRST, LAST, check_path
-from ..trees.scanning import mtime_of
+from ..trees.descriptors import not_owned
+from ..trees.entries import FIRST, LAST, Entry, check_path
+from ..trees.scanning import mtime_of, xattrs_of
+from ..trees.writing import drop_attributes, set_all
 from .databases.base import Tool, pieces, read_settings, restoring, write
 from .sources import Database, Dump, DumpFile, DumpNote, DumpReader, Switch, unreadable
 from .working import folder_beside, working_folder
@@ -45,8 +46,11 @@ class _Status(msgspec.Struct, forbid_unknown_fields=True):
     uid: Annotated[int, msgspec.Meta(ge=0, lt=2**32 - 1)]
     gid: Annotated[int, msgspec.Meta(ge=0, lt=2**32 - 1)]
     mtime: int
+    attributes: list[tuple[bytes, bytes]] = []
 
     def __post_init__(self) -> None:
+        if any(not name or b"\0" in name for name, _ in self.attributes):
+            raise ValueError("An attribute has an impossible name.")
         if not FIRST <= self.mtime <= LAST:  # `Meta` cannot have bounds of over 63 bits
             raise ValueError("The time is out of its bounds.")
 
@@ -91,9 +95,7 @@ class _Bytes:
 
 @dataclass(frozen=True)
 class File(_Bytes):
-    """A single file to back up, or to restore to, with its mode, owner and time.
-
-    To keep extended attributes too, back up its directory.
+    """A single file to back up, or to restore to, with its mode, owner, time and extended attributes.
 
     Args:
         path: The path of the file. A link is followed.
@@ -130,7 +132,9 @@ class File(_Bytes):
         """See `Database`."""
         with self._opened() as file:
             before = os.fstat(file.fileno())
-            kept = _Status(stat.S_IMODE(before.st_mode) & 0o777, before.st_uid, before.st_gid, mtime_of(before))
+            attributes = list((xattrs_of(file.fileno()) or {}).items())
+            mode = stat.S_IMODE(before.st_mode) & 0o777
+            kept = _Status(mode, before.st_uid, before.st_gid, mtime_of(before), attributes)
             dump = Dump([])
 
             def content() -> Iterator[bytes]:
@@ -165,12 +169,7 @@ class File(_Bytes):
                 write(beside, dump.open(_content_path(dump)))
                 if _SETTINGS in dump.paths:
                     kept = read_settings(dump, _SETTINGS, _Status)
-                    if not give(beside, kept.uid, kept.gid):
-                        warnings.append(
-                            f"The owner or the group of {target} could not be set. Restore as root to set them."
-                        )
-                    os.chmod(beside, kept.mode)
-                    os.utime(beside, ns=(kept.mtime, kept.mtime))
+                    warnings += _set_status(beside, target, kept)
 
             def switch() -> Sequence[str]:
                 with restoring(self.name, "and is unchanged"), _told(self.path):
@@ -308,6 +307,23 @@ def how_to_get(name: str) -> str:
         f"Restore it to a file with to={{{name!r}: PATH}} (--to {name}=PATH), or print it with "
         f"`prefect-snapshots cat backups/NAME@BACKUP/{name}/{name}`."
     )
+
+
+def _set_status(beside: Path, target: Path, kept: _Status) -> Iterator[str]:
+    """Give the new file its attributes. Yields warnings."""
+    entry = Entry(
+        os.fsencode(target),
+        stat.S_IFREG | kept.mode,
+        mtime=kept.mtime,
+        uid=kept.uid,
+        gid=kept.gid,
+        xattrs=dict(kept.attributes),
+    )
+    with open(beside, "rb") as file:
+        # First what it has inherited from the folder, such as an access control list.
+        not_set = drop_attributes(entry, file.fileno()) + set_all(entry, file.fileno())
+    for path, attribute in not_set:
+        yield f"The extended attribute '{path}: {attribute}' could not be set." if attribute else not_owned(target)
 
 
 def _check_name(name: str) -> None:

@@ -222,6 +222,11 @@ def give(where: int | bytes | Path, uid: int, gid: int, folder: int | None = Non
     return False
 
 
+def not_owned(path: Path) -> str:
+    """Return the sentence about a file for which `give` returned False."""
+    return f"The owner or the group of {path} could not be set. Restore as root to set them."
+
+
 def owned_by_others(path: Path) -> str:
     """Return a sentence about another user who can rename the contents of a directory, or a directory above it.
 

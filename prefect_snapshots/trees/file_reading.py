@@ -7,6 +7,7 @@ many small ones at once.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import weakref
@@ -236,6 +237,8 @@ class Tree:
                     entry = self._look(file, scanned, before)
                     result, size = read(file, entry)
                     settled = size == entry.stored and state_of(os.fstat(file)) == state_of(before)
+                    if settled and not entry.size and os.pread(file, 1, 0) and not os.fstat(file).st_size:
+                        raise OSError(errno.EINVAL, "it has bytes but the size 0, as files of /proc; use files= for it")
                 finally:
                     os.close(file)
                 if settled:

@@ -106,7 +106,7 @@ def _choose_one(tree: StoredTree, root: Path, path: str) -> tuple[bytes, list[En
         raise InvalidArgument(f"There is no {path!r} in {tree.title}. Nothing was changed.")
     for depth, raw in enumerate(directories := above(base)):
         place = root / os.fsdecode(raw)
-        if not os.path.lexists(place):
+        if not _is_there(place):
             missing = {each for each in directories[depth:] if each}
             return raw, [entry for entry in tree.entries if entry.raw in missing] + found
         if place.is_symlink() or not place.is_dir():
@@ -115,6 +115,15 @@ def _choose_one(tree: StoredTree, root: Path, path: str) -> tuple[bytes, list[En
                 "another place."
             )
     return base, found
+
+
+def _is_there(place: Path) -> bool:
+    """Unlike `os.path.lexists`, raise an error about a path that is too long: something may be there."""
+    try:
+        place.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def find_alone(tree: StoredTree, root: Path, options: Options) -> dict[bytes, bool]:

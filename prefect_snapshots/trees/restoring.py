@@ -46,6 +46,9 @@ class Restored:
         not_set: Owners and extended attributes that could not be set.
         owner: If the user is root: who else can rename or replace the restored files. Empty if nobody can.
         unchanged: How many files were not written, because they were identical.
+        leftovers: Full sentences about old states that could not be deleted.
+
+    The warnings are complete when the block of `stage_directory` has ended.
     """
 
     target: Path
@@ -55,6 +58,7 @@ class Restored:
     not_set: list[NotSet]
     owner: str = ""
     unchanged: int = 0
+    leftovers: Sequence[str] = ()
 
     @property
     def warnings(self) -> list[str]:
@@ -71,7 +75,7 @@ class Restored:
             )
         if self.owner:
             found.append(f"{self.owner}, who can rename or replace the files in {self.target}.")
-        return found
+        return [*found, *self.leftovers]
 
 
 def restore_directory(
@@ -173,6 +177,7 @@ class StagedDirectory:
         self._unchanged: dict[Workspace, UnchangedFiles] = {}
         self._carried: list[str] = []
         self._not_set: list[NotSet] = []
+        self._leftovers: list[str] = []
         self._undo: list[Callable[[], None]] = []
         self._switched = False
         self._above = closing.enter_context(opened(root.parent, create=True))
@@ -234,7 +239,7 @@ class StagedDirectory:
         if folder not in self._spaces:
             file = self._open.enter_context(opened_below(self._above, folder))
             _make_writable(file, self._writable)
-            space = self._spaces[folder] = self._open.enter_context(workspace(file))
+            space = self._spaces[folder] = self._open.enter_context(workspace(file, self._leftovers))
             if self._tree.root is not None:
                 # Everything in it would inherit rights that the tree does not have.
                 with suppress(OSError, AttributeError):  # it has none, and macOS has no such call
@@ -392,7 +397,7 @@ class StagedDirectory:
         files = [entry for entry in self._plan.entries if entry.is_file and entry.raw not in kept]
         owner = owned_by_others(self._root.parent) if os.geteuid() == 0 else ""
         size = sum(entry.size for entry in files)
-        return Restored(self._root, len(files), size, self._carried, self._not_set, owner, len(kept))
+        return Restored(self._root, len(files), size, self._carried, self._not_set, owner, len(kept), self._leftovers)
 
     def _parent(self, place: bytes) -> tuple[int, bytes]:
         """Open the directory of a place, and make it writable."""
@@ -514,36 +519,57 @@ def _link(source: int, name: bytes, target: int, new: bytes) -> None:
         os.link(name, new, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
         return
     os.mkdir(new, 0o700, dir_fd=target)
-    with opened_below(source, name) as old_file, opened_below(target, new) as new_file:
-        for each in os.listdir(old_file):
-            _link(old_file, os.fsencode(each), new_file, os.fsencode(each))
-        _copy_attributes(old_file, new_file)
+    made = [b"/."]
+    # By paths and not by calls of itself: there may be more levels than a process may have open files.
+    with Parents(source) as old, Parents(target) as fresh:
+        for path in made:
+            (from_file, _), (to_file, _) = old.find(name + path), fresh.find(new + path)
+            for each in map(os.fsencode, os.listdir(from_file)):
+                if stat.S_ISDIR(os.stat(each, dir_fd=from_file, follow_symlinks=False).st_mode):
+                    os.mkdir(each, 0o700, dir_fd=to_file)
+                    made.append(path[:-1] + each + b"/.")
+                else:
+                    os.link(each, each, src_dir_fd=from_file, dst_dir_fd=to_file, follow_symlinks=False)
+        for path in reversed(made):
+            _copy_attributes(old.find(name + path)[0], fresh.find(new + path)[0])
 
 
 def _link_anew(source: int | None, name: bytes, target: int, new: bytes) -> None:
     """Update a second name to the file that the first name has now. `source` None: the first name is gone."""
-    first = None if source is None else _status(source, name)
-    second = _status(target, new)
-    if first is not None and second is not None:
-        if (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino):
-            return
-        if stat.S_ISDIR(first.st_mode) and stat.S_ISDIR(second.st_mode):
-            assert source is not None
-            with opened_below(source, name) as old_file, opened_below(target, new) as new_file:
-                for each in sorted({*os.listdir(old_file), *os.listdir(new_file)}):
-                    _link_anew(old_file, os.fsencode(each), new_file, os.fsencode(each))
-                _copy_attributes(old_file, new_file)
-            return
-    held = os.fstat(target)
-    if second is not None and stat.S_ISDIR(second.st_mode):
-        delete_tree(target, new)
-    elif second is not None:
-        os.unlink(new, dir_fd=target)
-    if first is not None and source is not None:
-        _link(source, name, target, new)
-    # The directory already has the time from the tree.
-    os.utime(target, ns=(held.st_atime_ns, held.st_mtime_ns))
-    os.fsync(target)
+    waiting, merged = [b""], []
+    with ExitStack() as closing:
+        old = None if source is None else closing.enter_context(Parents(source))
+        fresh = closing.enter_context(Parents(target))
+        for path in waiting:  # grows, see `_link`
+            first = None if old is None else _status(*old.find(name + path))
+            folder, raw = fresh.find(new + path)
+            second = _status(folder, raw)
+            if first is not None and second is not None and os.path.samestat(first, second):
+                continue
+            if old is not None and _is_directory(first) and _is_directory(second):
+                merged.append(path)
+                inside = [
+                    os.listdir(parents.find(each + path + b"/.")[0]) for parents, each in ((old, name), (fresh, new))
+                ]
+                waiting += [path + b"/" + os.fsencode(each) for each in sorted({*inside[0], *inside[1]})]
+                continue
+            held = os.fstat(folder)
+            if _is_directory(second):
+                delete_tree(folder, raw)
+            elif second is not None:
+                os.unlink(raw, dir_fd=folder)
+            if first is not None and old is not None:
+                _link(*old.find(name + path), folder, raw)
+            # The directory already has the time from the tree.
+            os.utime(folder, ns=(held.st_atime_ns, held.st_mtime_ns))
+            os.fsync(folder)
+        for path in reversed(merged):
+            if old is not None:
+                _copy_attributes(old.find(name + path + b"/.")[0], fresh.find(new + path + b"/.")[0])
+
+
+def _is_directory(status: os.stat_result | None) -> bool:
+    return status is not None and stat.S_ISDIR(status.st_mode)
 
 
 def _status(folder: int, raw: bytes) -> os.stat_result | None:

@@ -14,12 +14,14 @@ from typing import Protocol
 import msgspec
 
 from ..errors import InvalidArgument, InvalidName
-from .descriptors import DIRECTORY, FILE, flags, open_directory, opened, path_of
+from .descriptors import DIRECTORY, FILE, flags, open_below, open_directory, opened, path_of
 from .entries import FIRST, LAST, Entry, check_path
 from .patterns import Rules, left_out, rules_of
 
 RESTORING = ".prefect-snapshots-restoring-"
 """The prefix of the names of workspaces, in which restores build new states. They are never part of a tree."""
+_HELD = 64
+"""The most directories to keep open at once. A process may often have only about 1,000 open files in all."""
 _TAG = "CACHEDIR.TAG"
 _TAG_CONTENT = b"Signature: 8a477f597d28d172789f06886806bc55"
 """The first bytes of a valid tag, see https://bford.info/cachedir/. Other files of this name have no meaning."""
@@ -142,25 +144,18 @@ def walk(
         and whether it is excluded. The second and third are valid until the next item.
     """
     try:
-        held = [open_directory(folder)]
+        held = _WalkFolders(open_directory(folder), follow_links)
     except OSError as error:
         failed("", error)
         return
-    device = os.fstat(held[0]).st_dev
+    device = os.fstat(held.root).st_dev
     inodes = {(found.st_dev, found.st_ino) for found in map(_status, claimed) if found is not None}
     waiting: list[tuple[str, str, int, tuple[Rules, ...]]] = [("", ".", 1, rules_of(selection.excludes, 0))]
     try:
         while waiting:
             prefix, name, depth, rules = waiting.pop()
-            # The contents of a directory come before its siblings, so that its parents are the first ones held open.
-            while len(held) > depth:
-                os.close(held.pop())
             try:
-                directory = os.open(name, flags(DIRECTORY, follow_links), dir_fd=held[-1])
-                if follow_links and prefix and any(os.path.sameopenfile(directory, above) for above in held):
-                    os.close(directory)
-                    raise OSError(errno.ELOOP, "because of a link, it contains itself")
-                held.append(directory)
+                directory = held.open(prefix, name, depth)
                 if selection.one_file_system and os.fstat(directory).st_dev != device:
                     continue
                 with os.scandir(directory) as found:
@@ -195,8 +190,64 @@ def walk(
                 if is_directory:
                     waiting.append((f"{path}/", entry.name, depth + 1, rules))
     finally:
-        for directory in held:
-            os.close(directory)
+        held.close()
+
+
+class _WalkFolders:
+    """Keeps the directory of a walk and those above it open, up to `_HELD`. The others are opened again when needed.
+
+    The contents of a directory must come before its siblings.
+
+    Args:
+        root: The descriptor of the folder. It is closed by `close`.
+        follow_links: Whether links are followed.
+    """
+
+    def __init__(self, root: int, follow_links: bool) -> None:
+        self.root = root
+        self._follow = follow_links
+        self._files = [root]  # from the root to the current directory; -1: closed
+        self._inodes: list[tuple[int, int]] = []
+
+    def open(self, prefix: str, name: str, depth: int) -> int:
+        """Open a directory. Those that are not above it are closed.
+
+        Args:
+            prefix: Its path relative to the root, with a slash at the end. Empty: the root itself.
+            name: Its name.
+            depth: How many directories are above it, with the root twice.
+
+        Raises:
+            OSError: It cannot be opened, or contains itself because of a link.
+        """
+        while len(self._files) > depth:
+            _close(self._files.pop())
+        del self._inodes[depth - 1 :]
+        if self._files[-1] < 0:
+            above = os.fsencode(prefix).rstrip(b"/").rpartition(b"/")[0]
+            self._files[-1] = open_below(self.root, above, follow_links=self._follow)
+        directory = os.open(name, flags(DIRECTORY, self._follow), dir_fd=self._files[-1])
+        if self._follow:
+            status = os.fstat(directory)
+            if (inode := (status.st_dev, status.st_ino)) in self._inodes:
+                os.close(directory)
+                raise OSError(errno.ELOOP, "because of a link, it contains itself")
+            self._inodes.append(inode)
+        self._files.append(directory)
+        if len(self._files) > _HELD:
+            _close(self._files[-_HELD])
+            self._files[-_HELD] = -1
+        return directory
+
+    def close(self) -> None:
+        """Close all of them."""
+        for file in self._files:
+            _close(file)
+
+
+def _close(file: int) -> None:
+    if file >= 0:
+        os.close(file)
 
 
 def _status(path: Path) -> os.stat_result | None:

@@ -52,8 +52,13 @@ class Workspace:
 
 
 @contextmanager
-def workspace(folder: int) -> Iterator[Workspace]:
-    """Make a workspace in an open folder, and delete it when the block ends."""
+def workspace(folder: int, leftovers: list[str]) -> Iterator[Workspace]:
+    """Make a workspace in an open folder, and delete it when the block ends.
+
+    Args:
+        folder: The descriptor of the folder.
+        leftovers: Takes a sentence about what could not be deleted.
+    """
     while True:
         name = os.fsencode(RESTORING) + secrets.token_hex(8).encode()
         os.mkdir(name, 0o700, dir_fd=folder)
@@ -70,13 +75,13 @@ def workspace(folder: int) -> Iterator[Workspace]:
                 try:
                     delete_tree(folder, name)
                 except OSError as error:  # the next restore tries again
-                    logger.warning(
-                        "The folder %s of a restore could not be deleted completely: %s. What is left in it may be an "
-                        "old state of the restored directory. Delete it as root. If a file may not be changed "
-                        "(lsattr), allow that first (chattr -i -a).",
-                        os.fsdecode(os.path.join(os.path.realpath(path_of(folder)), name)),
-                        error.strerror,
+                    place = os.fsdecode(os.path.join(os.path.realpath(path_of(folder)), name))
+                    leftovers.append(
+                        f"The folder {place} of a restore could not be deleted completely: {error.strerror}. What is "
+                        "left in it may be an old state of the restored directory. Delete it as root. If a file may "
+                        "not be changed (lsattr), allow that first (chattr -i -a)."
                     )
+                    logger.warning("%s", leftovers[-1])  # a restore that failed has no report
             return
         finally:
             os.close(file)
@@ -183,7 +188,10 @@ def delete_tree(folder: int, name: bytes) -> None:
     """
     try:
         shutil.rmtree(name, dir_fd=folder)
-    except (PermissionError, RecursionError):
+    except (OSError, RecursionError) as error:
+        # It is recursive, or keeps a directory of each level open, depending on the version of Python.
+        if isinstance(error, OSError) and error.errno not in (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE):
+            raise
         _flatten(folder, name)
         shutil.rmtree(name, dir_fd=folder)
 

@@ -157,20 +157,33 @@ def set_open(tree: StoredTree, entry: Entry, file: int, also: int = 0) -> list[N
     Returns:
         The attributes that could not be set.
     """
-    not_set: list[NotSet] = []
-    owned = True
-    if tree.root is not None:
-        owned = give(file, entry.uid, entry.gid)
-        not_set += () if owned else [NotSet(entry.path)]
-        # Before the permissions: an attribute of a file that its owner may not write cannot be set, even by the owner.
-        # After the owner: changing that takes capabilities away, which are an attribute, too.
-        for name, value in (entry.xattrs or {}).items():
-            not_set += _set_attribute(entry, file, name, value, follow=True)
+    if tree.root is None:
+        os.fchmod(file, stat.S_IMODE(entry.mode) | also)
+        return []
+    return set_all(entry, file, also)
+
+
+def set_all(entry: Entry, file: int, also: int = 0) -> list[NotSet]:
+    """Set all attributes of an open file or directory.
+
+    Args:
+        entry: The entry with the attributes.
+        file: The descriptor.
+        also: Permissions to add to those of the entry.
+
+    Returns:
+        The attributes that could not be set.
+    """
+    owned = give(file, entry.uid, entry.gid)
+    not_set = [] if owned else [NotSet(entry.path)]
+    # Before the permissions: an attribute of a file that its owner may not write cannot be set, even by the owner.
+    # After the owner: changing that takes capabilities away, which are an attribute, too.
+    for name, value in (entry.xattrs or {}).items():
+        not_set += _set_attribute(entry, file, name, value, follow=True)
     # After the owner: changing that takes setuid away. For any other owner, it would mean another right.
     taken = 0 if owned or entry.is_directory else stat.S_ISUID | stat.S_ISGID
     os.fchmod(file, stat.S_IMODE(entry.mode) & ~taken | also)
-    if tree.root is not None:
-        os.utime(file, ns=(entry.mtime, entry.mtime))
+    os.utime(file, ns=(entry.mtime, entry.mtime))
     return not_set
 
 
@@ -187,7 +200,7 @@ def _set_named(entry: Entry, parent: int, name: bytes) -> list[NotSet]:
 
 
 def drop_attributes(entry: Entry, file: int) -> list[NotSet]:
-    """Delete the extended attributes of an open directory that its entry does not have, access control lists included.
+    """Delete the extended attributes of an open file or directory that its entry does not have, such as access lists.
 
     Args:
         entry: The entry.

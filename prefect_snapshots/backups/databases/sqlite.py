@@ -22,7 +22,7 @@ from urllib.parse import quote
 import msgspec
 
 from ...errors import UNDECODABLE, BackupFailed, SourceUnusable
-from ...trees.descriptors import give
+from ...trees.descriptors import give, not_owned
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpNote, DumpReader, Switch
 from ..working import folder_beside, working_folder
 from .base import Checksums, FileDatabase, check_only, file_pieces, restoring, write
@@ -147,7 +147,7 @@ class SQLite(FileDatabase):
                 beside = stack.enter_context(folder_beside(target)) / _FILE
                 write(beside, dump.open(_FILE))
                 kept = _kept(dump)
-                doubts = check_integrity(beside)
+                warnings = [doubts] if (doubts := check_integrity(beside)) else []
 
             def switch() -> Sequence[str]:
                 with restoring(self.name, "and is unchanged"):
@@ -155,8 +155,8 @@ class SQLite(FileDatabase):
                         with _connected(str(target), "rw") as connection:
                             _replace_tables(connection, beside, only)
                     else:
-                        _replace(target, beside, kept)
-                return [doubts] if doubts else []
+                        warnings.extend(_replace(target, beside, kept))
+                return warnings
 
             yield switch
 
@@ -318,8 +318,9 @@ def _kept(dump: DumpReader) -> _File | None:
         raise BackupFailed("What the backup says of the file's mode and owner is damaged.") from error
 
 
-def _replace(target: Path, beside: Path, kept: _File | None) -> None:
-    """Replace the contents of the target by those of the file beside it, in one transaction."""
+def _replace(target: Path, beside: Path, kept: _File | None) -> list[str]:
+    """Replace the contents of the target by those of the file beside it, in one transaction. Returns warnings."""
+    warnings = []
     try:
         with _connected(str(beside), "ro&immutable=1") as source, _connected(str(target), "rw") as connection:
             if _page_size(source) != _page_size(connection):
@@ -333,12 +334,14 @@ def _replace(target: Path, beside: Path, kept: _File | None) -> None:
             old = target.stat()
             kept = _File(old.st_mode & 0o777, old.st_uid, old.st_gid)
         if kept is not None:
-            give(beside, kept.uid, kept.gid)
+            if not give(beside, kept.uid, kept.gid):
+                warnings.append(not_owned(target))
             os.chmod(beside, kept.mode)
         # SQLite would replay a log of a lost or broken database into the new one.
         for suffix in _SIDECARS:
             Path(f"{target}{suffix}").unlink(missing_ok=True)
         os.replace(beside, target)
+    return warnings
 
 
 def _page_size(connection: sqlite3.Connection) -> int:
