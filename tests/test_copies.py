@@ -653,6 +653,17 @@ def test_damaged_objects_come_back_from_a_copy(tmp_path: Path, folder: Path, pas
     assert damaged >= 5
 
 
+def test_a_large_result_comes_back_from_a_copy_in_which_its_event_has_another_number(tmp_path: Path) -> None:
+    source, target = Repository(tmp_path / "source"), Repository(tmp_path / "target")
+    for number in range(2):
+        ResultLog(source).write("key", noise(number))
+    assert source.copy_to(target).ok
+    [place] = (path for path in (tmp_path / "source" / "keyed").rglob("*") if path.is_file())
+    place.write_bytes(b"")
+    assert Repository(tmp_path / "source").repair(copy=target).lost == []
+    assert ResultLog(Repository(tmp_path / "source")).read("key") == noise(1)
+
+
 def test_a_copy_without_encryption_repairs_nothing_encrypted_unless_it_is_trusted(tmp_path: Path) -> None:
     """Small data has no hash of its own: whoever can write to the copy would choose it."""
     source = Repository(tmp_path / "source", password="one")

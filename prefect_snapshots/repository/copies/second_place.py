@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from ...errors import IntegrityError, ObjectMissing
 from ..catalog import Event, Stream
 from ..contents import ContentReader
-from ..keyed import KeyedValues, Value
+from ..keyed import ELSEWHERE, KeyedValues, Value, ValuesOfName
 from ..location import Buffer
 from ..opened import Opened
 from .comparing import content_of
 from .histories import Histories
 from .log_copies import Copied, Originals, reader_of
+from .value_copies import EventsOfValues
 
 
 class SecondPlace:
@@ -70,12 +71,18 @@ class SecondPlace:
                 return (frames for _, frames in reader.follow())
         return None
 
-    def value(self, kind: str, name: str, key: str) -> Value | None:
+    def value(self, damaged: Opened, values: ValuesOfName, key: str) -> Value | None:
         """Return the value of a key that has its own object, or None if it is not there."""
         try:
-            return KeyedValues(self._other, kind, name).get(key)
+            found = KeyedValues(self._other, values.kind, values.name).get(key)
+            if found is None or found.form != ELSEWHERE:
+                return found
+            # The events of a copy have other numbers.
+            token = EventsOfValues(self._other, values).token(found)
+            number = EventsOfValues(damaged, values).numbers.get(token or b"")
         except IntegrityError:
             return None
+        return None if number is None else Value(key, ELSEWHERE, number=number)
 
     def _stream(self, kind: str, name: str) -> Stream | None:
         key = kind, name

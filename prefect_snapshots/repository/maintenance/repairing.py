@@ -52,7 +52,7 @@ class Elsewhere(Protocol):
     def records(self, damaged: Stream, segment: str, records: int) -> Iterator[list[Buffer]] | None:
         """Return the records of a log segment, or None if there are fewer than the given number."""
 
-    def value(self, kind: str, name: str, key: str) -> keyed.Value | None:
+    def value(self, damaged: Opened, values: keyed.ValuesOfName, key: str) -> keyed.Value | None:
         """Return the value of a key that has its own object, or None if it is not there."""
 
 
@@ -255,7 +255,7 @@ def _repair_values(opened: Opened, report: RepairReport, act: Act, elsewhere: El
     for values in keyed.values_in(opened, location.list(keyed.PREFIX)):
         for one, error in damaged_values(opened, values, CheckReport()):
             path = one.info.path
-            found = None if elsewhere is None or one.key is None else elsewhere.value(values.kind, values.name, one.key)
+            found = None if elsewhere is None or one.key is None else elsewhere.value(opened, values, one.key)
             if found is not None:
                 data = keyed.seal_value(opened.sealer, path, found)
                 act(f"restore {path} from the other repository", partial(location.put, path, data))
