@@ -685,6 +685,13 @@ def test_what_no_dump_holds_of_a_table_is_told(full: MariaDB, admin: Client) -> 
         "INSERT INTO `f``s` (`a``1`, b, c, d) VALUES (1, 1.23456789, 0.1, 16777217), (16777217, 0.1, -1e20, 0.1e0);"
         "INSERT INTO `f``s` VALUES (); CREATE VIEW seen AS SELECT * FROM `f``s`;"
     )
+    admin(
+        "USE nc; SET sql_mode = NO_BACKSLASH_ESCAPES; CREATE FUNCTION path() RETURNS text RETURN 'a\\';"
+        "CREATE FUNCTION paths() RETURNS text RETURN 'a\\b'; "
+        "CREATE EVENT later ON SCHEDULE EVERY 1 DAY DO SET @a = '\\'"
+    )
+    found = [problem.split(" could")[0] for problem in full.check_restorable()]
+    assert found == ["Event 'later'", "Function 'path'"]
     with full.dump() as dump:
         for file in dump.files:
             assert list(file.pieces)

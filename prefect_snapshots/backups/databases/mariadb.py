@@ -51,6 +51,7 @@ from .mariadb_dumps import (
     AS_STORED,
     RowCounter,
     StatementPart,
+    can_be_split,
     definer,
     disabled,
     of_this_database,
@@ -137,6 +138,18 @@ class _MariaDBSettings(msgspec.Struct, forbid_unknown_fields=True):
                 raise ValueError("a character set or a collation is no word")
 
 
+_PLAIN_BACKSLASHES = """
+SELECT JSON_ARRAY(what, name, coalesce(code, '')) FROM (
+SELECT lower(routine_type) what, routine_name name, routine_definition code, sql_mode
+FROM information_schema.routines WHERE routine_schema = database()
+UNION SELECT 'trigger', trigger_name, action_statement, sql_mode
+FROM information_schema.triggers WHERE trigger_schema = database()
+UNION SELECT 'event', event_name, event_definition, sql_mode
+FROM information_schema.events WHERE event_schema = database()
+) code WHERE sql_mode LIKE '%NO_BACKSLASH_ESCAPES%' ORDER BY 1"""
+"""Code in whose strings a backslash is a character like any other."""
+
+
 @dataclass(frozen=True, repr=False)
 class MariaDB(ServerDatabase):
     """A database of a MariaDB or MySQL server.
@@ -197,10 +210,17 @@ class MariaDB(ServerDatabase):
 
     def check_restorable(self) -> list[str]:
         """See `Database`."""
+        unreadable = [
+            f"{what.capitalize()} {name!r} could not be restored: it has a string with a backslash before a quote, and "
+            "the mode NO_BACKSLASH_ESCAPES. Create it again in a session without this mode."
+            for what, name, code in self._ask(_PLAIN_BACKSLASHES)
+            if not can_be_split(code.encode())
+        ]
         if self.address.options.get(_STRICT) == "false":
-            return []
+            return unreadable
         remedy = f"Correct or drop the view, or add {_STRICT}=false to the URL to leave it out."
-        return [f"View {name!r} cannot be used: {why} {remedy}" for name, why in self._broken_views().items()]
+        broken = self._broken_views().items()
+        return [*(f"View {name!r} cannot be used: {why} {remedy}" for name, why in broken), *unreadable]
 
     @contextlib.contextmanager
     def dump(self) -> Iterator[Dump]:

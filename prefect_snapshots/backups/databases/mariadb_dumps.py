@@ -284,6 +284,11 @@ def disabled(event: bytes) -> bytes:
     return changed
 
 
+def can_be_split(code: bytes) -> bool:
+    """Return whether the strings of a trigger, routine or event end where this module sees them end."""
+    return re.fullmatch(rb"(?>(?:%s)*)" % _TOKEN, code, re.DOTALL) is not None
+
+
 def taking_all_dates(statement: bytes) -> bytes:
     """Return the head of a dump so that it sets the mode `AS_STORED`, and other statements as they are."""
     if not statement.startswith((b"/*!40101 SET ", b"SET ")):
