@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import gc
 import importlib.util
@@ -726,6 +727,22 @@ def test_use_does_not_change_it(package: Callable[..., Any], name: str) -> None:
     before = fingerprint(function)
     for item in (1, 2):
         function(item)
+    assert fingerprint(function) == before
+
+
+def test_a_class_variable_of_a_dataclass_does_not_change_it(load: Callable[..., Any]) -> None:
+    source = """
+        from dataclasses import dataclass
+        from typing import ClassVar
+        @dataclass
+        class A:
+            n: ClassVar[int] = 0
+        def process(x): return A()
+    """
+    function = load(source, "process")
+    before = fingerprint(function)
+    for field in function.__globals__["A"].__dataclass_fields__.values():
+        field.kw_only = vars(dataclasses)["_MISSING_TYPE"]()  # it has another address in another process
     assert fingerprint(function) == before
 
 

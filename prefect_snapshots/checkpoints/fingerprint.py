@@ -532,10 +532,12 @@ class _Walk:
         """Write the fields of a dataclass, or of a class of pydantic or msgspec, whose options are nowhere else."""
         members = vars(cls)
         for name, field in members.get("__dataclass_fields__", {}).items():
-            options = [getattr(field, option) for option in ("init", "repr", "hash", "compare", "kw_only")]
+            # A class variable has no `kw_only`: what stands for that shows its address.
+            chosen = [getattr(field, option) for option in ("init", "repr", "hash", "compare", "kw_only")]
+            options = [one if isinstance(one, bool) else None for one in chosen]
             canon.text(b"s", f"{name} {field._field_type.name} {options}")
-            chosen = [one for one in (field.default, field.default_factory) if one is not dataclasses.MISSING]
-            self._name(name, partial(_itself, [chosen, dict(field.metadata)]), False, canon)
+            values = [one for one in (field.default, field.default_factory) if one is not dataclasses.MISSING]
+            self._name(name, partial(_itself, [values, dict(field.metadata)]), False, canon)
         if params := members.get("__dataclass_params__"):
             canon.text(b"s", str([getattr(params, one) for one in ("repr", "eq", "order", "unsafe_hash", "frozen")]))
         # Everything else that pydantic generates contains memory addresses.
