@@ -24,7 +24,7 @@ from prefect_snapshots import (
     SnapshotRepository,
     use_repository,
 )
-from prefect_snapshots.errors import EphemeralRepositoryError, RepositoryError, WrongPassword
+from prefect_snapshots.errors import EphemeralRepositoryError, InvalidArgument, RepositoryError, WrongPassword
 from prefect_snapshots.integration.blocks import current_repository
 
 pytestmark = pytest.mark.xdist_group("prefect")
@@ -162,6 +162,22 @@ def test_settings_come_from_a_profile(directory: Path, monkeypatch: pytest.Monke
 def test_settings_come_from_the_file_of_a_project(directory: Path) -> None:
     (directory / "prefect.toml").write_text(f'[integrations.snapshots]\nrepository = "{directory}/project"\n')
     assert current_repository().url == f"file://{directory}/project"
+
+
+def test_a_wrong_password_says_where_it_came_from(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = str(directory / "encrypted")
+    SnapshotManager(Repository(url, password="right"), name="train").save_snapshot(1)
+    block = SnapshotRepository(url=url, password=SecretStr("not this"))
+    with pytest.raises(WrongPassword, match=r"Nothing was read .* The password came from the block") as caught:
+        block.get_repository().stats()
+    assert "not this" not in str(caught.value)
+    with pytest.raises(WrongPassword, match="says that it is not"):
+        SnapshotRepository(url=url, no_password=True).get_repository().stats()
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD", "wrong")
+    with pytest.raises(WrongPassword, match="came from PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD"):
+        SnapshotRepository(url=url).get_repository().stats()
+    with pytest.raises(InvalidArgument, match="must be a string or a path, not int"):
+        Repository(5)  # type: ignore[arg-type]
 
 
 def test_the_password_comes_from_a_command_when_it_is_needed(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

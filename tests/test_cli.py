@@ -900,7 +900,7 @@ def test_password_change(encrypted: Program) -> None:
     assert "--new-password-command" in right.complaint(*change, status=2)
     right.run(*change, "--new-password-command", "echo second")
     complaint = right.complaint("check", status=1)
-    assert "/snapshots. Check it, and the URL." in complaint
+    assert "/snapshots. Nothing was read or changed. Check it, and the URL." in complaint
     assert f"The password came from {PASSWORD}." in complaint
 
     second = encrypted.but(**{PASSWORD: "second"})

@@ -278,5 +278,7 @@ def checked_cron(cron: str) -> str:
     try:
         CronSim(cron, datetime.now(UTC))
     except CronSimError as error:
-        raise InvalidArgument(f"{cron!r} is not a cron expression such as '0 2 * * *': {error}.") from None
+        raise InvalidArgument(
+            f"{cron!r} is not a cron expression such as '0 2 * * *': {error}. Nothing was written."
+        ) from None
     return cron

@@ -24,7 +24,13 @@ from pydantic import ConfigDict, Field, HttpUrl, SecretStr, ValidationInfo, fiel
 from ..errors import EphemeralRepositoryError, InvalidArgument, RepositoryError
 from ..reports.diagnosis import look_at_repository
 from ..repository.choosing import RepositoryLike, selected_repository
-from ..repository.passwords import password_from_command, password_from_file
+from ..repository.passwords import (
+    PASSWORD_SETTING,
+    Password,
+    PasswordFrom,
+    password_from_command,
+    password_from_file,
+)
 from ..repository.repository import DEFAULT_URL, SETTING, Repository, unnamed_place
 from ..repository.sealing import Compression
 from ..results import ResultLog
@@ -342,6 +348,15 @@ def _opened(url: str) -> Repository:
     return _open(os.getcwd(), url)
 
 
+def _named(password: str | Literal[False] | None) -> Password:
+    """Return the password of a block, or else of the settings, with what a message says about where it came from."""
+    if password is None:
+        return PasswordFrom(
+            _default_password, f"{PASSWORD_SETTING}, _FILE or _COMMAND, in the environment, .env or a Prefect profile"
+        )
+    return password and PasswordFrom(lambda: password, "the block SnapshotRepository")
+
+
 @functools.lru_cache(maxsize=32)
 def _open(
     directory: str,  # part of the cache key: in another directory, a relative path is another repository
@@ -356,7 +371,7 @@ def _open(
     return Repository(
         url,
         storage_options=json.loads(storage_options),
-        password=_default_password if password is None else password,
+        password=_named(password),
         id=repository_id,
         compression=compression,
         allow_pickle=allow_pickle,

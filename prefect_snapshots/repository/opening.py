@@ -205,11 +205,19 @@ class Opener:
                 )
             return "", None
         if password is None:
-            raise WrongPassword(f"{self._url} is encrypted. Pass a password, or set {PASSWORD_SETTING}.")
+            if self._password.is_refused:
+                raise WrongPassword(
+                    f"{self._url} is encrypted, but password=False (--no-password on the command line) says that it is "
+                    "not. Nothing was read or changed. Pass its password instead."
+                )
+            raise WrongPassword(
+                f"{self._url} is encrypted. Nothing was read or changed. Pass a password, or set {PASSWORD_SETTING}."
+            )
         found = opened_by(parse_envelopes(config["passwords"]), password, config["id"])
         if found is None:
             raise WrongPassword(
-                f"The password does not open {self._url}. Check it, and the URL.{self._password.origin}"
+                f"The password does not open {self._url}. Nothing was read or changed. Check it, and the URL."
+                f"{self._password.origin}"
             )
         return found
 

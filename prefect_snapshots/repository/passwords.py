@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from ..errors import InvalidArgument, WrongPassword
@@ -15,6 +16,23 @@ PASSWORD_COMMAND_SETTING = "PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD_COMMAND"
 
 Password: TypeAlias = str | Callable[[], str | None] | Literal[False] | None
 """A password, a function that returns it, False for a repository without encryption, or None for the environment."""
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordFrom:
+    """A function that returns a password, and says in messages where it came from.
+
+    Args:
+        read: Returns the password, or None if none is configured there.
+        source: The end of the sentence "The password came from ...".
+    """
+
+    read: Callable[[], str | None] = field(repr=False)
+    source: str
+
+    def __call__(self) -> str | None:
+        return self.read()
+
 
 # A key file contains one line. The limit catches the wrong file, such as a disk image.
 _MOST_BYTES = 64 * 1024
@@ -64,9 +82,10 @@ class PasswordSource:
 
     @property
     def origin(self) -> str:
-        """A sentence for messages that says which setting the password came from. Empty if it was passed."""
-        setting = None if self._given else password_setting()
-        return f" The password came from {setting}." if setting else ""
+        """A sentence for messages that says what the password came from. Empty if it was passed as it is."""
+        given = self._given
+        source = given.source if isinstance(given, PasswordFrom) else None if given else password_setting()
+        return f" The password came from {source}." if source else ""
 
     def use(self, password: str) -> None:
         """Use another password from now on."""
@@ -124,8 +143,11 @@ def password_from_file(path: str | os.PathLike[str]) -> str:
         with open(path, "rb") as file:
             data = file.read(_MOST_BYTES + 1)
     except OSError as error:
-        raise WrongPassword(f"The key file {os.fspath(path)} cannot be read ({error.strerror}).") from None
-    return _line(data, f"The key file {os.fspath(path)}")
+        raise WrongPassword(
+            f"The password file {os.fspath(path)} cannot be read ({error.strerror}). The repository "
+            "was not opened. Check the path."
+        ) from None
+    return _line(data, f"The password file {os.fspath(path)}")
 
 
 def _line(data: bytes, source: str) -> str:

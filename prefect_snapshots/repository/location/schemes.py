@@ -64,6 +64,8 @@ def open_location(url: str | os.PathLike[str], storage_options: Mapping[str, Any
     """
     if not isinstance(storage_options, Mapping | None):
         raise InvalidArgument(f"storage_options must be a dictionary, not {type(storage_options).__name__}.")
+    if not isinstance(url, str | os.PathLike):
+        raise InvalidArgument(f"The URL of a repository must be a string or a path, not {type(url).__name__}.")
     given = os.fspath(url)
     if "::" in given:
         raise InvalidArgument(
