@@ -280,8 +280,9 @@ class CheckpointManager:
         """Return the latest fingerprint, or the one that begins with `wanted`."""
         starts = state.of(None)
         if not starts:
-            known = hint(name, self.list_names())
-            raise CheckpointNotFound(f"{self.repository.url} has no checkpoints of {name!r}. {known}")
+            raise CheckpointNotFound(
+                f"{self.repository.url} has no checkpoints of {name!r}. {hint(name, self._in_use())}"
+            )
         if wanted is None:
             return max(starts, key=lambda start: start.time).fingerprint
         known_fingerprints = dict.fromkeys(start.fingerprint for start in starts)
@@ -293,6 +294,14 @@ class CheckpointManager:
                 f"There are: {', '.join(found or known_fingerprints)}."
             )
         return found[0]
+
+    def _in_use(self) -> list[str]:
+        """Return the names that have checkpoints, and not those whose checkpoints were all deleted."""
+        found = []
+        for name in self.list_names():
+            with leaving_out_damage(f"The checkpoints of {name}"):
+                found += [name] if self._state(name).of(None) else []
+        return found
 
     def _infos(self, name: str, state: Starts) -> list[CheckpointInfo]:
         """Return the versions of one name, most recently started first."""
