@@ -497,7 +497,11 @@ def _arrow_of(frame: Any) -> Any:
 
 def _load_arrow(data: memoryview, allow_pickle: bool, columns: Sequence[str] | None = None) -> Any:
     pyarrow = require("pyarrow", "arrow")
-    table = _read_with_types(lambda: pyarrow.ipc.open_file(pyarrow.py_buffer(data)).read_all())
+
+    def read() -> Any:
+        return pyarrow.ipc.open_file(pyarrow.py_buffer(data)).read_all()
+
+    table = _with_types(read(), read)
     marks = dict(table.schema.metadata or {})
     if marks.pop(_LIBRARY, b""):
         table = table.replace_schema_metadata(marks or None)
@@ -571,7 +575,7 @@ def _same_column(column: Any, back: Any) -> bool:
 def _load_parquet(data: memoryview, allow_pickle: bool, **options: Any) -> Any:
     parquet = require("pyarrow.parquet", "parquet")
     file = parquet.ParquetFile(io.BytesIO(data))
-    table = _read_with_types(lambda: parquet.ParquetFile(io.BytesIO(data)).read(**options))
+    table = _with_types(file.read(**options), lambda: parquet.ParquetFile(io.BytesIO(data)).read(**options))
     marks = dict(table.schema.metadata or {})
     library = marks.pop(_LIBRARY, b"")
     if library:
@@ -583,14 +587,13 @@ def _load_parquet(data: memoryview, allow_pickle: bool, **options: Any) -> Any:
     return table
 
 
-def _read_with_types(read: Callable[[], Any]) -> Any:
-    """Read a table. If it has types of pandas, such as intervals, pandas must have told Arrow about them."""
-    table = read()
+def _with_types(table: Any, read_again: Callable[[], Any]) -> Any:
+    """Return a table with its types of pandas, such as intervals, which Arrow knows once pandas has told it of them."""
     names = [(field.metadata or {}).get(b"ARROW:extension:name", b"") for field in table.schema]
     if not any(name.startswith(b"pandas.") for name in names):
         return table
     importlib.import_module("pandas.core.arrays.arrow.extension_types")
-    return read()
+    return read_again()
 
 
 def _frame_of(table: Any) -> Any:
