@@ -95,6 +95,11 @@ logger = EscapingLogger(logging.getLogger("prefect_snapshots"))
 """The only logger of this package outside of runs."""
 
 
+def hide_logs(library: str) -> None:
+    """Do not print what a library logs, unless somebody has set up logging."""
+    logging.getLogger(library).addHandler(logging.NullHandler())
+
+
 class _Printable:
     """Shows any object in printable characters, also for `%r`."""
 

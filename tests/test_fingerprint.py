@@ -648,6 +648,17 @@ MATTERS = {
             b: (int, float)[$ - 1]
         def process(x): return msgspec.convert(x, A)
         """,
+    "a decoder": "import msgspec\nD = msgspec.json.Decoder((int, float)[$ - 1])\ndef process(x): return D.decode(x)",
+    "a hook of a decoder": """
+        import msgspec
+        D = msgspec.msgpack.Decoder(ext_hook=lambda code, data: $)
+        def process(x): return D.decode(x)
+        """,
+    "an encoder": """
+        import msgspec
+        E = msgspec.json.Encoder(order=(None, "sorted")[$ - 1])
+        def process(x): return E.encode(x)
+        """,
     "a format": "import struct\nS = struct.Struct('<' + 'i' * $)\ndef process(x): return S.unpack(x)",
     "a static method": "g = staticmethod(lambda x: x + $)\ndef process(x): return g(x)",
 }

@@ -191,9 +191,8 @@ class _Walk:
             if isinstance(value, staticmethod | classmethod):
                 canon.sequence(b"w", [type(value).__qualname__, value.__func__])
                 return True
-            if (module_of(type(value)), type(value).__name__) in _DECODERS:
-                canon.text(b"V", f"{module_of(type(value))} {value.strict}")
-                self._annotation(value.type, canon)
+            if (module_of(type(value)), type(value).__name__) in _CODERS:
+                self._coder(value, canon)
                 return True
             if self._own(type(value)):
                 canon.write(type(value))
@@ -528,6 +527,14 @@ class _Walk:
         for name in sorted(content.keys() - _state_of(cls, called) - copied):
             self._name(name, partial(_itself, content[name]), False, canon)
 
+    def _coder(self, value: Any, canon: Canon) -> None:
+        """Write an encoder or decoder of msgspec, which cannot be pickled."""
+        canon.text(b"V", f"{module_of(type(value))} {type(value).__name__}")
+        self._annotation(getattr(value, "type", None), canon)
+        for option in _CODER_OPTIONS:
+            if hasattr(value, option):
+                self._name(option, partial(getattr, value, option), False, canon)
+
     def _fields(self, cls: type, canon: Canon) -> None:
         """Write the fields of a dataclass, or of a class of pydantic or msgspec, whose options are nowhere else."""
         members = vars(cls)
@@ -751,7 +758,17 @@ _STATES: tuple[type, ...] = (
 )
 _ANY_NAME = frozenset({"globals", "eval", "exec"})
 """Built-ins through which a function may use any global of its module."""
-_DECODERS = {("msgspec.json", "Decoder"), ("msgspec.msgpack", "Decoder")}
+_CODERS = {(f"msgspec.{format}", name) for format in ("json", "msgpack") for name in ("Encoder", "Decoder")}
+_CODER_OPTIONS = (
+    "strict",
+    "dec_hook",
+    "ext_hook",
+    "float_hook",
+    "enc_hook",
+    "order",
+    "decimal_format",
+    "uuid_format",
+)
 _PYDANTIC_OPTIONS = (
     "default",
     "default_factory",
@@ -943,6 +960,8 @@ def _version_of(module: str) -> str | None:
     root = module.partition(".")[0]
     if root == SCRIPT:
         return None
+    if root == __package__.partition(".")[0]:
+        return "ours"  # what stores a result does not change it, so neither does its version, nor work on it
     if not root or root == "builtins" or root in sys.stdlib_module_names:
         return "Python"  # not its version: a new minor version is no reason to compute everything again
     found = sys.modules.get(root)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import logging
 import os
 import re
 import sys
@@ -29,7 +28,7 @@ from cyclopts.exceptions import (
 )
 
 from ..errors import InvalidArgument, InvalidName, SnapshotsError
-from ..messages import system_error
+from ..messages import hide_logs, system_error
 from ..redaction import hider
 from . import (
     artifacts,
@@ -80,7 +79,7 @@ _MEANT_OPTIONS = {"no-bulk": "no-directories"}
 def run() -> int:
     """Run the command line of this process, and return its exit code."""
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a text file, unless Python is embedded
-    logging.getLogger("gcsfs").addHandler(logging.NullHandler())  # what it logs with a traceback, our error says
+    hide_logs("gcsfs")  # what it logs with a traceback, our error says
     flags = *_app.help_flags, *_app.version_flags
     commands = [word for word in _app.parse_commands(sys.argv[1:])[0] if word not in flags]
     if commands:  # the help of the program itself lists them: a command's own options would be lost among them

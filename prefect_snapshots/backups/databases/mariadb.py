@@ -185,8 +185,10 @@ class MariaDB(ServerDatabase):
             "transaction numbers of those with such columns (a drill says that they differ), digits of a FLOAT after "
             "the sixth (a backup names the columns; a DOUBLE keeps all), folders of their own (`DATA DIRECTORY`, with "
             "a warning); tables of engines without transactions are not dumped at the same moment. A row whose SQL is "
-            "longer than the server's `max_allowed_packet` cannot be restored (blobs take twice their size). "
-            "`mariadb-dump` cannot dump events of a database whose *name* has quotes, backslashes or control characters"
+            "longer than the server's `max_allowed_packet` cannot be restored (blobs take twice their size). A "
+            "function, procedure, trigger or event in whose strings a backslash stands before a quote in the mode "
+            "`NO_BACKSLASH_ESCAPES` prevents a backup, which names it. `mariadb-dump` cannot dump events "
+            "of a database whose *name* has quotes, backslashes or control characters"
         ),
     )
     default_port: ClassVar[int] = 3306
