@@ -17,6 +17,7 @@ ordinary code catches them. All of them can be pickled, because task runners sen
 from __future__ import annotations
 
 import inspect
+import shlex
 from collections.abc import Sequence
 
 import msgspec
@@ -697,7 +698,7 @@ class NotProven(IntegrityError):
         return (
             f"Backup {self.backup} was made, but the data restored from it is not identical: "
             f"{'; '.join(self.problems)}. Fix the cause, and make another backup. To inspect the problems again, run "
-            f"`prefect-snapshots backups drill {self.backup}`."
+            f"`prefect-snapshots backups drill {shlex.quote(self.backup)}`."
         )
 
 

@@ -853,3 +853,18 @@ def test_looking_does_not_wait_for_an_upload(registry: ArtifactRegistry, tmp_pat
     registry.log_files("x", tmp_path / "large", progress=progress)
     assert found == ["v0", "v0", "v0"]
     assert registry.get_artifact("x").version == "v1"
+
+
+class AsOfBefore(ArtifactRegistry):
+    """Lists the names as they were before an artifact was deleted, as a slow listing does."""
+
+    def list_names(self, collection: str | None = None) -> list[str]:
+        return [*super().list_names(collection), "deleted"]
+
+
+def test_an_artifact_that_is_deleted_meanwhile_is_left_out(tmp_path: Path) -> None:
+    registry = AsOfBefore(tmp_path)
+    for name in ("a", "b"):
+        registry.log_artifact(name, 1, metadata={"loss": 0.5})
+    assert [info.name for info in registry.list_versions()] == ["b", "a"]
+    assert [info.name for info in registry.search("loss < 1")] == ["b", "a"]

@@ -1101,7 +1101,8 @@ def test_a_search_that_finds_nothing_says_what_may_be_misspelt(models: Program) 
         "snapshots list train --where optimiser.nam=adam": "Did you mean 'optimiser.name'",
         "snapshots list train --tag evn": "Nothing here has the tag 'evn'. Did you mean 'even'",
     }.items():
-        assert said in models.run(*command.split()).stdout
+        done = models.run(*command.split())
+        assert said in done.stdout + done.stderr
     assert "Nothing here" not in models.run("artifacts", "list", "notes", "--where", "loss>1").stdout
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
 from collections.abc import Iterator
@@ -217,26 +218,58 @@ FRAGMENTS = {
 """Errors that are raised with a part of a sentence, and why."""
 
 
-def raised(path: Path) -> Iterator[tuple[str, str]]:
+@functools.cache
+def nodes() -> list[tuple[str, ast.Raise | ast.JoinedStr]]:
+    """The name of each module with what it raises and with its f-strings."""
+    return [
+        (path.name, node)
+        for path in sorted(Path(errors.__file__).parent.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Raise | ast.JoinedStr)
+    ]
+
+
+def raised() -> Iterator[tuple[str, str, str]]:
     """Each error of ours that a module raises, and its message with NUL for whatever is filled in."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for module, node in nodes():
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
             kind, message = ast.unparse(node.exc.func).rpartition(".")[2], node.exc.args[0]
             if isinstance(message, ast.Constant | ast.JoinedStr) and issubclass(
                 getattr(errors, kind, Exception), SnapshotsError
             ):
                 parts = message.values if isinstance(message, ast.JoinedStr) else [message]
-                yield kind, "".join(str(part.value) if isinstance(part, ast.Constant) else "\0" for part in parts)
+                yield (
+                    module,
+                    kind,
+                    "".join(str(part.value) if isinstance(part, ast.Constant) else "\0" for part in parts),
+                )
 
 
 def test_messages_of_errors_are_sentences() -> None:
     """They begin with a capital letter or with code, such as the name of an argument, and end with a full stop."""
     form = re.compile(r"(?:[^a-z]|v\0|[a-z_]+(?:[_(=]| (?:must|needs|counts|is)\b)).*(?:[.!?]|\0)", re.DOTALL)
-    messages = [
-        (path.name, kind, message)
-        for path in sorted(Path(errors.__file__).parent.rglob("*.py"))
-        for kind, message in raised(path)
-    ]
+    messages = [*raised()]
     assert len(messages) > 300
     wrong = [each for each in messages if each[1] not in FRAGMENTS and not form.fullmatch(each[2])]
     assert not wrong, "\n".join(map(str, wrong))
+
+
+def test_commands_in_messages_quote_what_is_filled_in() -> None:
+    """A name may have spaces: pasted into a shell, the command would do something else."""
+    filled = re.compile(r"`(?:prefect|prefect-snapshots|sqlite3) [^`]*`|\(--[a-z-]+ \0[^\0]*\0")
+    found = 0
+    for module, node in nodes():
+        if isinstance(node, ast.JoinedStr):
+            parts = [
+                str(each.value) if isinstance(each, ast.Constant) else f"\0{unparsed(each)}\0" for each in node.values
+            ]
+            for command in filled.findall("".join(parts)):
+                for code in re.findall(r"\0(.*?)\0", command):
+                    found += 1
+                    assert code.startswith("shlex.quote("), f"{module}: {command}"
+    assert found > 5
+
+
+def unparsed(part: ast.expr) -> str:
+    assert isinstance(part, ast.FormattedValue)
+    return ast.unparse(part.value)

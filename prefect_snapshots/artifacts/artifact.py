@@ -15,6 +15,7 @@ from pathlib import Path
 from types import EllipsisType
 from typing import Any
 
+from ..arguments import checking_types
 from ..errors import ArtifactNotFound, CommitConflict, DamagedVersion, InvalidArgument, NotSupported
 from ..messages import hint, logger
 from ..repository.catalog import Event, token_from
@@ -52,6 +53,7 @@ from .infos import ArtifactInfo, ArtifactVersion
 from .manager import ArtifactManager, require_store
 
 
+@checking_types
 class Artifact:
     """One artifact of a registry: the methods of `ArtifactRegistry`, without the name.
 

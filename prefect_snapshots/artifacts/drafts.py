@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..arguments import checking_types
 from ..errors import InvalidArgument
 from ..repository.chunking import cut
 from ..repository.contents import ContentReader, Item, Kept, Stored, Writer
@@ -19,6 +20,7 @@ from .folders import Folder, encode_manifest, scan_folder
 from .infos import ArtifactVersion
 
 
+@checking_types
 class FolderDraft(contextlib.AbstractContextManager["FolderDraft"]):
     """A context manager that collects changes of files, and logs one version with all of them when the block ends.
 

@@ -366,11 +366,10 @@ class ArtifactHistory:
 def no_such_version(label: str, wanted: object, numbers: Sequence[int], aliases: Sequence[str]) -> str:
     """Return the error message for a missing version. It lists the existing numbers and aliases."""
     existing = f"v{numbers[0]}" if len(numbers) == 1 else f"v{numbers[0]} to v{numbers[-1]}"
-    if aliases:
-        return f"{label} has no version {wanted!r}. Existing versions: {existing}. Aliases: {', '.join(aliases)}."
-    if isinstance(wanted, str) and not re.fullmatch(r"v?\d+", wanted):
-        return f"{label} has no version {wanted!r}, and no stage or other alias yet. Existing versions: {existing}."
-    return f"{label} has no version {wanted!r}. Existing versions: {existing}."
+    is_name = isinstance(wanted, str) and not re.fullmatch(r"v?\d+", wanted)
+    others = ", and no stage or other alias yet" if is_name and not aliases else ""
+    also = f" Aliases: {', '.join(aliases)}." if aliases else ""
+    return f"{label} has no version {wanted!r}{others}. Existing versions: {existing}.{also}"
 
 
 def at_time(times: Sequence[tuple[int, int]], moment: datetime, match: Match, label: str) -> int:

@@ -10,12 +10,13 @@ import contextlib
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from types import EllipsisType
 from typing import Any, Protocol
 
+from ..arguments import checking_types
 from ..errors import ArtifactNotFound, InvalidArgument
 from ..repository.conditions import Condition
 from ..repository.contents import ContentReader, StagedPart
@@ -160,6 +161,7 @@ class ArtifactHandle(Protocol):
     ) -> ArtifactVersion: ...
 
 
+@checking_types
 class ArtifactManager(ABC):
     """An artifact store: the common methods of `ArtifactRegistry` and `WandbArtifactRegistry`.
 
@@ -215,12 +217,23 @@ class ArtifactManager(ABC):
             [('model', 'v2')]
         """
 
-    def list_versions(self, name: str, collection: str | None = None) -> list[ArtifactInfo]:
+    def list_versions(self, name: str | None = None, collection: str | None = None) -> list[ArtifactInfo]:
         """List all versions of an artifact, newest first, without loading data.
 
         A version with a damaged record is left out. A warning in the log names it.
+
+        Args:
+            name: The artifact. Default: all artifacts of the collection, without those that are damaged or are deleted
+                meanwhile.
+            collection: The collection. Default: the active one.
         """
-        return self.artifact(name, collection).list_versions()
+        if name is not None:
+            return self.artifact(name, collection).list_versions()
+        infos: list[ArtifactInfo] = []
+        for each in self.list_names(collection):
+            with contextlib.suppress(ArtifactNotFound), leaving_out_damage(f"Artifact {each}"):
+                infos += self.artifact(each, collection).list_versions()
+        return sorted(infos, key=lambda info: info.created_at, reverse=True)
 
     def search(self, condition: str, name: str | None = None, *, collection: str | None = None) -> list[ArtifactInfo]:
         """Return the versions that meet a condition, newest first, without loading data.
@@ -250,11 +263,11 @@ class ArtifactManager(ABC):
             ['v1']
         """
         wanted = Condition(condition)
-        infos = [*self._every_version(collection)] if name is None else self.list_versions(name, collection)
+        infos = self.list_versions(name, collection)
         found = [info for info in infos if wanted.matches(info.fields, info.metadata)]
         if not found:
             wanted.warn_if_misspelt((info.fields, info.metadata) for info in infos)
-        return sorted(found, key=lambda info: info.created_at, reverse=True)
+        return found
 
     def exists(
         self, name: str, collection: str | None = None, version: VersionLike = None, match: Match = "exact"
@@ -985,14 +998,6 @@ class ArtifactManager(ABC):
         if isinstance(to, str):
             return self.set_stage(name, version, to, match, expected=expected, collection=collection, by=by)
         return self.copy_to(name, version, to, match, collection=collection, allow_older=allow_older, progress=progress)
-
-    def _every_version(self, collection: str | None) -> Iterator[ArtifactInfo]:
-        """Yield the versions of all artifacts of a collection. What is damaged, or deleted meanwhile, is left out."""
-        for name in self.list_names(collection):
-            infos: list[ArtifactInfo] = []
-            with contextlib.suppress(ArtifactNotFound), leaving_out_damage(f"Artifact {name}"):
-                infos = self.list_versions(name, collection)
-            yield from infos
 
     def _named(self, name: str, version: VersionLike, collection: str | None) -> tuple[ArtifactHandle, VersionLike]:
         """Return the artifact and the version of a name such as `model:production` or `snapshots:/model@production`."""

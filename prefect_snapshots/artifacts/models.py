@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ..arguments import checking_types
 from ..errors import InvalidArgument, MissingDependency
 from ..values.pickling import load_torch
 from .handlers import reading
@@ -24,6 +25,7 @@ from .manager import ArtifactManager
 STATE_FILE = "state.pt"
 
 
+@checking_types
 class ModelLogger:
     """Log the state of models as artifacts, and load it without the model's class.
 

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import msgspec
 from blake3 import blake3
 
+from ..arguments import checking_types
 from ..errors import UNDECODABLE, IntegrityError, InvalidArgument, ReferenceChanged, ReferenceRefused
 from ..repository.location import Buffer
 from ..repository.location.elsewhere import is_within, list_elsewhere, open_elsewhere, url_of
@@ -43,6 +44,7 @@ class _Body(msgspec.Struct):
     files: list[ReferencedFile]
 
 
+@checking_types
 @dataclass(frozen=True)
 class FileReference:
     """Files elsewhere, as they were when they were logged. `load_artifact` returns one, after it has verified it.

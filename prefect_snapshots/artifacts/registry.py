@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ..arguments import checking_types
 from ..errors import ArtifactNotFound
 from ..repository.choosing import RepositoryLike, as_repository
 from ..repository.contents import StagedPart
@@ -27,6 +28,7 @@ from .manager import ArtifactManager
 from .streams import Artifacts
 
 
+@checking_types
 class ArtifactRegistry(ArtifactManager):
     """Store artifacts in a repository: immutable versions of files, folders and values, with stages and releases.
 

@@ -6,6 +6,7 @@ registry is created. If W&B cannot keep a promise of `ArtifactRegistry`, `WandbA
 
 from __future__ import annotations
 
+from ..arguments import checking_types
 from ..errors import NotSupported
 from ..retention import CleanupReport, RetentionPolicy
 from .infos import ArtifactInfo
@@ -14,6 +15,7 @@ from .wandb_artifact import WandbArtifact
 from .wandb_project import WandbProject, check_wandb_name
 
 
+@checking_types
 class WandbArtifactRegistry(ArtifactManager):
     """Keep artifacts in a Weights & Biases project, with the methods of `ArtifactRegistry`.
 

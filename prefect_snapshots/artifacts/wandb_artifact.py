@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from ..arguments import checking_types
 from ..errors import ArtifactExpired, ArtifactNotFound, CommitConflict, InvalidArgument, NotSupported, StorageError
 from ..messages import close_names
 from ..repository.contents import ContentReader, StagedPart
@@ -50,6 +51,7 @@ _Metadata = Mapping[str, Any] | None
 _Expiry = datetime | str | None
 
 
+@checking_types
 class WandbArtifact:
     """One artifact of a W&B project: the methods of `WandbArtifactRegistry`, without the name.
 

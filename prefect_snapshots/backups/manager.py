@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from ..arguments import checking_types
 from ..errors import BackupFailed, ConfirmationRequired, InvalidArgument, NotProven, SnapshotsError
 from ..messages import logger
 from ..repository.choosing import RepositoryLike, as_repository
@@ -48,6 +49,7 @@ from .staging import PlacedPart, prefix_of
 DEFAULT_RETENTION = RetentionPolicy()
 
 
+@checking_types
 class BackupManager:
     """Back up databases and directories to a repository, and restore them.
 
@@ -186,8 +188,6 @@ class BackupManager:
             sources=(), description=description, pinned=permanent, tags=tags, run=run, token=token, parts=parts
         )
         check_request(described)
-        if progress is not None and not callable(progress):
-            raise InvalidArgument(f"progress must be a function, not {type(progress).__name__}.")
         if dry_run:
             request = self._request(include_directories, description, permanent, tags, run, token, empty=bool(parts))
             return preview(self._history, request)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from ..arguments import checking_types
 from ..errors import BackupNotFound, RestoreFailed, WalNotFound
 from ..repository.progress import Progress, silent
 from ..repository.repository import Repository
@@ -144,6 +145,7 @@ def _bases_in(history: BackupHistory, backup: Backup) -> Iterator[BaseBackup]:
             yield BaseBackup(history.name, backup.name, part.name, part.size, facts)
 
 
+@checking_types
 def recover(
     repository: Repository,
     directory: str | os.PathLike[str],
@@ -357,6 +359,7 @@ def _gaps(timeline: WalTimeline, bases: list[BaseBackup], needed: int) -> Iterat
             yield first, last
 
 
+@checking_types
 def clean_wal(repository: Repository, *, dry_run: bool = False) -> dict[str, list[str]]:
     """Delete WAL that no base backup needs. Servers without a base backup keep all of their WAL.
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -185,7 +186,7 @@ def plan(backup: Backup, request: RestoreRequest, sources: Mapping[str, Source])
         lacking = "sources with these names" if others else "a source with this name"
         raise InvalidArgument(
             f"No target for {parts} of backup {backup.name!r}. Nothing was changed. Add {lacking}, or pass "
-            f"to={{{first!r}: TARGET}} (--to {first}=TARGET){' and so on' if others else ''}."
+            f"to={{{first!r}: TARGET}} (--to {shlex.quote(f'{first}=TARGET')}){' and so on' if others else ''}."
         )
     if not jobs:
         raise InvalidArgument(

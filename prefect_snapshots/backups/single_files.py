@@ -304,8 +304,8 @@ def is_homeless(name: str, kind: str, target: object) -> bool:
 def how_to_get(name: str) -> str:
     """Return sentences that explain how to restore a part that has no target."""
     return (
-        f"Restore it to a file with to={{{name!r}: PATH}} (--to {name}=PATH), or print it with "
-        f"`prefect-snapshots cat backups/NAME@BACKUP/{name}/{name}`."
+        f"Restore it to a file with to={{{name!r}: PATH}} (--to {shlex.quote(f'{name}=PATH')}), or print it with "
+        f"`prefect-snapshots cat {shlex.quote(f'backups/NAME@BACKUP/{name}/{name}')}`."
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from ..arguments import checking_types
 from ..errors import RestoreFailed
 from ..private_files import create_file
 from ..repository.progress import Progress, silent
@@ -40,6 +41,7 @@ class SQLiteRestoreReport:
     problems: str
 
 
+@checking_types
 def restore_sqlite(
     repository: Repository,
     name: str,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..arguments import checking_types
 from ..documents import Document
 from ..errors import CheckpointNotFound, IntegrityError, InvalidArgument, Pinned
 from ..messages import hint
@@ -54,6 +55,7 @@ class CheckpointInfo:
     damage: str | None = None
 
 
+@checking_types
 class CheckpointManager:
     """Manage the checkpoints that `Snapper` and `@checkpointed` store in a repository.
 

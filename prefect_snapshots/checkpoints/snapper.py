@@ -8,6 +8,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
 
+from ..arguments import checking_types
 from ..errors import InvalidArgument
 from ..repository.choosing import RepositoryLike, as_repository
 from .counts import RunCounts
@@ -32,6 +33,7 @@ class FailedItem(Generic[T]):
     exception: Exception
 
 
+@checking_types
 class Snapper(Generic[T, R]):
     """Call a function for each item of an iterable, and save every result in a repository.
 

@@ -38,7 +38,7 @@ from .retention import NO_RETENTION, Retention, cleaned, required_policy
 from .session import Session, SessionArgument, parse_options, parse_value
 
 if TYPE_CHECKING:
-    from ..artifacts import ArtifactInfo, ArtifactRegistry, ArtifactVersion
+    from ..artifacts import ArtifactRegistry, ArtifactVersion
 
 app = App(name="artifacts", help="Log, list, download, compare, promote, release and delete versions of artifacts.")
 
@@ -807,16 +807,7 @@ def _told(version: ArtifactVersion, what: str) -> str:
 
 
 def _list_versions(registry: ArtifactRegistry, name: str | None, where: str | None) -> Answer:
-    from ..repository.conditions import Condition
-    from ..repository.tracking import leaving_out_damage
-
-    every: list[ArtifactInfo] = []
-    for each in registry.list_names() if name is None else [name]:
-        with leaving_out_damage(f"Artifact {each}", when=name is None):
-            every += registry.list_versions(each)
-    wanted = None if where is None else Condition(where)
-    versions = [info for info in every if wanted is None or wanted.matches(info.fields, info.metadata)]
-    versions.sort(key=lambda info: info.created_at, reverse=True)
+    versions = registry.list_versions(name) if where is None else registry.search(where, name)
     document = {
         "repository": registry.repository.url,
         "name": name,
@@ -825,10 +816,7 @@ def _list_versions(registry: ArtifactRegistry, name: str | None, where: str | No
     }
     written = size_text(sum(version.written for version in versions))
     of = registry.active_collection if name is None else f"{registry.active_collection}/{name}"
-    remarks = [f"{count_text(len(versions), 'version')} of {of}: {written} written"]
-    if wanted is not None and not versions:
-        remarks += wanted.unknown_fields((info.fields, info.metadata) for info in every)
-    return Answer(document, _view_versions, ". ".join(remarks))
+    return Answer(document, _view_versions, f"{count_text(len(versions), 'version')} of {of}: {written} written")
 
 
 def _view_artifacts(document: dict[str, Any]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -117,8 +118,8 @@ def delete(
         rows = [row for row in rows if row.fingerprint == chosen]
     if any(row.pinned for row in rows) and not force:
         raise Pinned(
-            f"{name} is pinned. Nothing was deleted. Run `prefect-snapshots checkpoints unpin {name}` first, or pass "
-            "--force."
+            f"{name} is pinned. Nothing was deleted. Run `prefect-snapshots checkpoints unpin {shlex.quote(name)}` "
+            "first, or pass --force."
         )
     results = count_text(sum(row.done for row in rows), "result")
     segments = sum(row.segments for row in rows)

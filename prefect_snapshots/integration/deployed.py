@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from datetime import UTC
 
@@ -70,7 +71,7 @@ def require_prefect(otherwise: str = "") -> None:
 def _of_pool(client: SyncPrefectClient, pool: str) -> Finding:
     workers = client.read_workers_for_work_pool(pool)
     online = [each.name for each in workers if each.status == WorkerStatus.ONLINE]
-    none = f"no worker is online, so that nothing runs. Start one: prefect worker start --pool {pool}"
+    none = f"no worker is online, so that nothing runs. Start one: prefect worker start --pool {shlex.quote(pool)}"
     return Finding(f"work pool {pool}", bool(online), (", ".join(online) or none,))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from datetime import UTC, datetime
 from typing import Any
 
@@ -167,7 +168,8 @@ class Opener:
             raise RepositoryChanged(
                 f"{self._url} held the repository {before} when you last opened it, and now holds {now}. "
                 "Somebody may have replaced it. Nothing was read from it. If you know why it changed, run "
-                f"`prefect-snapshots --repository {self._url} password trust`, or pass id={config['id']!r}."
+                f"`prefect-snapshots --repository {shlex.quote(self._url)} password trust`, or pass "
+                f"id={config['id']!r}."
             )
         return before == now
 

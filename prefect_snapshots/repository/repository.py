@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from ..arguments import checking_types
 from ..errors import InvalidArgument, RepositoryNotFound
 from ..private_files import why_forgeable
 from ..redaction import harmless_options
@@ -38,6 +39,7 @@ SETTING = "PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY"
 _open: weakref.WeakValueDictionary[str, Repository] = weakref.WeakValueDictionary()
 
 
+@checking_types
 class Repository:
     """Store values, artifacts, backups and results in one place.
 

@@ -15,6 +15,7 @@ from typing import Any, Generic, Literal, Protocol, cast
 
 from typing_extensions import TypeVar
 
+from ..arguments import checking_types
 from ..errors import InvalidArgument, Pinned, SnapshotExists, UsageError
 from ..messages import hint, logger
 from ..repository.catalog import Event
@@ -63,6 +64,7 @@ class Registry(Protocol):
         """Log content that is already stored as a new version of an artifact, for the given handler."""
 
 
+@checking_types
 class SnapshotManager(Generic[T]):
     """Save Python objects with metadata and tags, in memory or in a repository, and find them again.
 
@@ -1037,7 +1039,7 @@ def _warn_inside_a_run() -> None:
         warnings.warn(
             "This SnapshotManager keeps its snapshots in memory, and they are lost when the run ends. "
             "Pass a repository to keep them.",
-            stacklevel=3,
+            stacklevel=4,  # the caller of the checked `__init__`
         )
 
 

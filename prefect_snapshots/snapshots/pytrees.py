@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
 
+from ..arguments import checking_types
 from ..errors import InvalidArgument
 from ..repository.choosing import RepositoryLike
 from ..repository.repository import Repository
@@ -17,6 +18,7 @@ from .records import Compare, Snapshot
 from .shared import Shared
 
 
+@checking_types
 class PyTreeSnapshotManager(SnapshotManager[T]):
     """A `SnapshotManager` for pytrees that checks values before it saves them, and transforms leaves.
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from ..arguments import checking_types
 from ..errors import InvalidArgument
 from ..repository.conditions import Condition
 from ..repository.descriptions import clean_tags
@@ -62,6 +63,7 @@ class Expression:
         return _Not(self)
 
 
+@checking_types
 class ByTag(Expression):
     """Match snapshots with these tags.
 

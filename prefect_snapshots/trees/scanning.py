@@ -13,6 +13,7 @@ from typing import Protocol
 
 import msgspec
 
+from ..arguments import checking_types
 from ..errors import InvalidArgument, InvalidName
 from .descriptors import DIRECTORY, FILE, flags, open_below, open_directory, opened, path_of
 from .entries import FIRST, LAST, Entry, check_path
@@ -47,6 +48,7 @@ class FileSelection(msgspec.Struct, array_like=True, frozen=True):
     exclude_if_present: tuple[str, ...] = ()
 
 
+@checking_types
 @dataclass(frozen=True)
 class Directory:
     """A directory to back up, with all attributes that `rsync -aHSX` copies.

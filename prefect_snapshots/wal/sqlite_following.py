@@ -23,6 +23,7 @@ import itertools
 import math
 import mmap
 import os
+import shlex
 import sqlite3
 import struct
 import threading
@@ -363,7 +364,8 @@ class _LiveLog:
                 if mode != "wal":
                     raise InvalidArgument(
                         f"{self.path} is not in WAL mode, but in the mode {mode!r}. It was not changed. Run "
-                        f"`sqlite3 {self.path} 'PRAGMA journal_mode = WAL'`; the database stays in this mode."
+                        f"`sqlite3 {shlex.quote(str(self.path))} 'PRAGMA journal_mode = WAL'`; the database stays in "
+                        "this mode."
                     )
                 self._writer.execute("PRAGMA busy_timeout = 0")
                 self._touch()

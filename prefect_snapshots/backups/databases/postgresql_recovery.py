@@ -25,6 +25,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
+from ...arguments import checking_types
 from ...errors import BackupFailed, IntegrityError, InvalidArgument, RestoreFailed, ToolMissing
 from ...messages import last_words
 from ...trees.descriptors import exists, opened, path_of, resolve
@@ -59,6 +60,7 @@ Fetch = Callable[[str, Path], bool]
 """Writes a file of the WAL to a path. Returns False if the archive does not have it."""
 
 
+@checking_types
 @dataclass(frozen=True, slots=True)
 class RecoveryTarget:
     """The point to recover to. Without a time, LSN or name, this is the end of the archive.

@@ -31,7 +31,7 @@ from prefect.utilities.annotations import unmapped
 from prefect.utilities.collections import isiterable
 from prefect.utilities.engine import collect_task_run_inputs_sync, resolve_inputs_sync
 
-from ...arguments import check_names
+from ...arguments import check_names, checking_types
 from ...checkpoints import (
     RAISE,
     CheckpointManager,
@@ -146,6 +146,7 @@ def checkpointed(
 ) -> Callable[[Callable[P, R]], CheckpointedTask[P, R]]: ...
 
 
+@checking_types
 def checkpointed(
     fn: Callable[P, R] | None = None,
     /,
@@ -444,6 +445,7 @@ class CheckpointedTask(Task[P, R]):
         return _is_plain(self._function, names) and not set(names) & {*self._options.ignore}
 
 
+@checking_types
 class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
     """The results of a map that may still be running.
 

@@ -24,6 +24,7 @@ from typing import Any, Literal, TypeVar, cast, overload
 from prefect import Flow, Task
 from prefect.client.schemas.objects import State
 
+from ...arguments import checking_types
 from ...errors import InvalidArgument, SnapshotNotFound
 from ...repository.choosing import RepositoryLike
 from ...repository.metadata import finder
@@ -69,6 +70,7 @@ def snapshot(
 ) -> Callable[[F], F]: ...
 
 
+@checking_types
 def snapshot(
     fn: F | None = None,
     /,
@@ -137,6 +139,7 @@ def snapshot(
     return capture.decorate if fn is None else capture.decorate(fn)
 
 
+@checking_types
 def load_latest(
     name: str,
     default: Any = ...,
