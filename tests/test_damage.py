@@ -284,7 +284,7 @@ def test_copy_elsewhere_is_read(twice: tuple[ToyKind, Path, Path]) -> None:
     toy, first, second = twice
     for harmed in (first, second):
         content = harmed.read_bytes()
-        for damage in (None, content[:100], content[:40] + b"x" + content[41:]):
+        for damage in (None, content[:100], content[:40] + bytes([content[40] ^ 1]) + content[41:]):
             harmed.write_bytes(damage) if damage is not None else harmed.unlink()
             assert ToyKind(Repository(toy.repository.url)).get("one") == body_of(0)
         harmed.write_bytes(content)

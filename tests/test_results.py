@@ -340,7 +340,8 @@ def test_maintenance_covers_small_results(tmp_path: Path) -> None:
 
     paths = sorted((tmp_path / "repository" / keyed.PREFIX).rglob("*"), key=lambda path: path.stat().st_mtime_ns)
     for path in [path for path in paths if path.is_file()][:2]:
-        path.write_bytes(path.read_bytes()[:-1] + b"x")
+        *kept, last = path.read_bytes()
+        path.write_bytes(bytes([*kept, last ^ 1]))
     with pytest.raises(IntegrityError):
         log.read("key-0")
     assert repository.check().ok

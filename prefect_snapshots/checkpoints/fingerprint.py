@@ -613,7 +613,9 @@ class _Walk:
         if isinstance(value, type) and value.__module__ == "types" and not _can_be_found(value):
             return True  # `make_dataclass` and `new_class` do not know the module of their caller
         package = _package(value)
-        return _version_of(package) is None or (package == self._package and _is_from_folder(package))
+        if package == self._package and (package == _OURS or _is_from_folder(package)):
+            return True
+        return _version_of(package) is None
 
 
 _NAMED = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, type)
@@ -960,8 +962,6 @@ def _version_of(module: str) -> str | None:
     root = module.partition(".")[0]
     if root == SCRIPT:
         return None
-    if root == __package__.partition(".")[0]:
-        return "ours"  # what stores a result does not change it, so neither does its version, nor work on it
     if not root or root == "builtins" or root in sys.stdlib_module_names:
         return "Python"  # not its version: a new minor version is no reason to compute everything again
     found = sys.modules.get(root)
@@ -970,7 +970,8 @@ def _version_of(module: str) -> str | None:
         file = (spec.origin or next(iter(spec.submodule_search_locations or ()), "")) if spec else ""
     else:
         file = getattr(found, "__file__", None) or next(iter(getattr(found, "__path__", ())), "")
-    if not any(os.path.abspath(file).startswith(folder + os.sep) for folder in _INSTALLED):
+    # This package counts as installed while somebody works on it, too: what stores a result does not change it.
+    if root != _OURS and not any(os.path.abspath(file).startswith(folder + os.sep) for folder in _INSTALLED):
         return None
     try:
         return importlib.metadata.version(root)
@@ -996,6 +997,7 @@ def _is_from_folder(root: str) -> bool:
     return origin is not None and "dir_info" in origin
 
 
+_OURS = __name__.partition(".")[0]
 _INSTALLED = {os.path.abspath(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")}
 
 
