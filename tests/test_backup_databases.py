@@ -604,6 +604,24 @@ def test_some_tables_of_sqlite_come_back_alone(notes: SQLite) -> None:
     assert sqlite_state(notes) == before
 
 
+def test_rows_of_sqlite_that_referred_to_nothing_and_counters_come_back(tmp_path: Path) -> None:
+    database = SQLite(str(tmp_path / "app.db"))
+    with contextlib.closing(sqlite3.connect(database.path)) as connection:
+        connection.executescript(
+            "CREATE TABLE parents (id INTEGER PRIMARY KEY AUTOINCREMENT); INSERT INTO parents VALUES (1), (7);"
+            "CREATE TABLE children (parent REFERENCES parents); INSERT INTO children VALUES (1), (8);"
+            "DELETE FROM parents WHERE id = 7;"
+        )
+        kept = take(database)
+        connection.executescript("DROP TABLE parents; DELETE FROM children;")
+        with pytest.raises(RestoreFailed, match="would refer to rows that do not exist"):
+            database.restore(kept, only=["children"])
+        database.restore(kept, only=["children", "parents"])
+        assert connection.execute("SELECT * FROM children").fetchall() == [(1,), (8,)]
+        connection.execute("INSERT INTO parents DEFAULT VALUES")
+        assert connection.execute("SELECT max(id) FROM parents").fetchone() == (8,)  # 7 was given before
+
+
 def test_rows_of_sqlite_keep_their_numbers(tmp_path: Path) -> None:
     """A full-text index finds them by these. The path and the names of the columns are unusual, too."""
     database = SQLite(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.db"))
@@ -806,6 +824,19 @@ def test_duckdb_is_dumped_as_of_one_moment_while_this_process_writes(warehouse: 
             scratch.restore(kept)
             with duckdb.connect(scratch.path) as connection:
                 assert connection.execute("SELECT sum(balance) FROM balances").fetchall() == [(2_000_000,)]
+
+
+def test_rows_of_duckdb_that_others_refer_to_are_not_replaced(tmp_path: Path) -> None:
+    database = DuckDB(str(tmp_path / "app.duckdb"))
+    with duckdb.connect(database.path) as connection:
+        connection.execute(
+            "CREATE TABLE p (i int PRIMARY KEY); CREATE TABLE c (i int REFERENCES p); INSERT INTO p VALUES (1)"
+        )
+        connection.execute("INSERT INTO c VALUES (1)")
+    kept = take(database)
+    with pytest.raises(RestoreFailed, match="prevents that the rows of p are replaced"):
+        database.restore(kept, only=["p", "c"])
+    assert take(database).files == kept.files
 
 
 def test_two_dumps_of_the_same_duckdb_are_the_same_bytes(warehouse: DuckDB) -> None:

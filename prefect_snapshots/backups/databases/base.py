@@ -53,6 +53,8 @@ DOCUMENTS = re.compile(r"(?s)(?P<kept>\b(?:dup key|conflicting key|[Dd]ocument):
 """What tools of databases of documents repeat of them in their messages."""
 _DIGEST = 16
 """Bytes of a checksum: 128 bits never collide by chance, and fit on one line of a report."""
+_LONGEST_LINE = 1 << 30
+"""Bytes of a line of a dump: no server of MariaDB or MySQL takes longer statements."""
 _LARGEST_SETTINGS = 16 * 1024 * 1024
 """The largest settings file in bytes. It is read into memory, and has at most a few thousand names."""
 _SHOWN = 2000
@@ -542,14 +544,25 @@ def file_pieces(path: Path) -> Iterator[bytes]:
 
 
 def lines(content: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the lines of data that comes in pieces, each with its line feed."""
+    """Yield the lines of data that comes in pieces, each with its line feed.
+
+    Raises:
+        BackupFailed: A line is longer than any that a tool writes.
+    """
     begun: list[bytes] = []
+    length = 0
     for piece in content:
         for line in io.BytesIO(piece):
             begun.append(line)
+            length += len(line)
+            if length > _LONGEST_LINE:
+                raise BackupFailed(
+                    f"The dump of this backup has a line of more than {_LONGEST_LINE >> 20:,} MB: it is damaged."
+                )
             if line.endswith(b"\n"):
                 yield b"".join(begun)
                 begun.clear()
+                length = 0
     if begun:
         yield b"".join(begun)
 

@@ -419,6 +419,8 @@ def _replace(target: Path, beside: Path) -> None:
 
 def _replace_tables(target: Path, beside: Path, only: Sequence[str]) -> None:
     """Replace the rows of some tables by those in the file beside the target, in one transaction."""
+    import duckdb
+
     with _connected(str(target)) as connection:
         connection.execute(f"ATTACH {_literal(str(beside))} AS restoring (READ_ONLY)")
         (catalog,) = connection.execute("SELECT current_database()").fetchone() or ("",)
@@ -438,10 +440,20 @@ def _replace_tables(target: Path, beside: Path, only: Sequence[str]) -> None:
             ).fetchall()
             names = ", ".join(_quoted(column) for (column,) in columns)
             place = _place(schema, table)
-            connection.execute(f"DELETE FROM {_quoted(catalog)}.{place}")
-            connection.execute(
-                f"INSERT INTO {_quoted(catalog)}.{place} ({names}) SELECT {names} FROM restoring.{place}"
-            )
+            try:
+                connection.execute(f"DELETE FROM {_quoted(catalog)}.{place}")
+                connection.execute(
+                    f"INSERT INTO {_quoted(catalog)}.{place} ({names}) SELECT {names} FROM restoring.{place}"
+                )
+            except duckdb.ConstraintException as error:
+                if "foreign key" not in str(error):
+                    raise
+                # Within one transaction DuckDB refuses this even if all rows that refer to them are gone.
+                raise BackupFailed(
+                    f"A foreign key prevents that the rows of {name} are replaced: rows would refer to rows that do "
+                    "not exist, or other tables refer to it, which DuckDB does not allow. Restore the whole backup to "
+                    "another file, and copy the rows from there."
+                ) from error
         connection.execute("COMMIT")
 
 

@@ -22,7 +22,7 @@ import secrets
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Annotated, Any, ClassVar
@@ -52,11 +52,16 @@ from .mariadb_dumps import (
     RowCounter,
     StatementPart,
     can_be_split,
+    created_view,
     definer,
     disabled,
+    drops_view,
+    in_order_of_use,
+    is_setting,
     of_this_database,
     replacing,
     rows,
+    sets_back,
     statements,
     taking_all_dates,
     without_definer,
@@ -367,12 +372,10 @@ class MariaDB(ServerDatabase):
             other._create(settings)
             moved = other._load(dump, settings, code, copy)
             check_counts(other.counts(), dump.counts)
-            code.seek(0)
             owners = {owner for text, _ in _kept(code) if (owner := definer(text))}
             warnings = [*self._check_owners(owners), *self._other_engines(), *moved]
             # This proves that it can be created. Events would begin to run, and so they are created disabled. In a
             # database of this name, definers have no rights, and views of such views cannot be created.
-            code.seek(0)
             other._run(without_definer(disabled(text) if event else text) for text, event in _kept(code))
 
             def switch() -> Sequence[str]:
@@ -584,7 +587,6 @@ class MariaDB(ServerDatabase):
     def _recreate(self, code: IO[bytes]) -> None:
         """Run a file of statements, so that they replace routines if the server can do that. MySQL cannot."""
         ((version,),) = self._ask("SELECT JSON_ARRAY(version())")
-        code.seek(0)
         self._run(replacing(text) if "MariaDB" in version else text for text, _ in _kept(code))
 
     def _routines(self) -> list[tuple[str, str]]:
@@ -629,19 +631,18 @@ class MariaDB(ServerDatabase):
 
     def _qualify_sequences(self, source: str) -> None:
         """Let defaults draw from the sequences of this database, and not from those of where their table stood."""
+        old, new = f"{_quoted(source)}.", f"{_quoted(self._database)}."
         found = self._ask(
             "SELECT JSON_ARRAY(table_name, column_name, column_default) FROM information_schema.columns "
-            "WHERE table_schema = database() AND column_default LIKE '%nextval(%' AND table_name NOT IN "
+            f"WHERE table_schema = database() AND locate({_literal(old)}, column_default) AND table_name NOT IN "
             "(SELECT table_name FROM information_schema.views WHERE table_schema = database())"
         )
-        old, new = f"{_quoted(source)}.", f"{_quoted(self._database)}."
         changed: dict[str, list[str]] = {}
         for table, column, default in found:
-            if old in default:
-                # All columns of a table at once: while one of them names a sequence that is gone, nothing else can be
-                # changed.
-                clause = f"ALTER COLUMN {_quoted(column)} SET DEFAULT ({default.replace(old, new)})"
-                changed.setdefault(table, []).append(clause)
+            # All columns of a table at once: while one of them names a sequence that is gone, nothing else can be
+            # changed.
+            clause = f"ALTER COLUMN {_quoted(column)} SET DEFAULT ({default.replace(old, new)})"
+            changed.setdefault(table, []).append(clause)
         if changed:
             self._ask("; ".join(f"ALTER TABLE {_quoted(name)} {', '.join(each)}" for name, each in changed.items()))
 
@@ -675,14 +676,44 @@ class MariaDB(ServerDatabase):
             with self._transaction() as ask:
                 before = ask(orphans) if orphans else []
                 ask("; ".join(todo))
-                if orphans and any(row not in before for row in ask(orphans)):
-                    raise BackupFailed("Some rows would refer to rows that do not exist. Restore the tables together.")
+                new = [row for row in ask(orphans) if row not in before] if orphans else []
+                if new:
+                    # Rows that refer to nothing in the backup either would never come back.
+                    others = [row for row in other._ask(" UNION ".join(other._orphans(only))) if row[1] in only]
+                    if any(row not in others for row in new):
+                        raise BackupFailed(
+                            "Some rows would refer to rows that do not exist. Restore the tables together."
+                        )
+                tables = ", ".join(sorted({table for _, table, *_ in new}))
+                warnings = [f"Rows of {tables} refer to rows that do not exist, as in the backup."] if new else []
+                counters = other._counters()
 
                 def commit() -> Sequence[str]:
                     ask("COMMIT")
-                    return []
+                    return [*warnings, *self._count_on({name: counters[name] for name in only if name in counters})]
 
                 yield commit
+
+    def _counters(self) -> dict[str, int]:
+        """The next AUTO_INCREMENT of each table."""
+        return dict(
+            self._ask(
+                "SELECT JSON_ARRAY(table_name, auto_increment) FROM information_schema.tables "
+                "WHERE table_schema = database() AND auto_increment IS NOT NULL"
+            )
+        )
+
+    def _count_on(self, counters: Mapping[str, int]) -> list[str]:
+        """Let tables not give numbers again that they had given before the backup. Returns warnings."""
+        here = self._counters() if counters else {}
+        behind = {name: number for name, number in counters.items() if here.get(name, number) < number}
+        if not behind:
+            return []
+        try:
+            self._ask("; ".join(f"ALTER TABLE {_quoted(name)} AUTO_INCREMENT = {n}" for name, n in behind.items()))
+        except BackupFailed as error:
+            return [f"AUTO_INCREMENT of {', '.join(behind)} is lower than in the backup: {error}"]
+        return []
 
     def _columns(self, table: str) -> list[str]:
         """Those that are not generated."""
@@ -704,16 +735,17 @@ class MariaDB(ServerDatabase):
             "ORDER BY table_schema, table_name, constraint_name, ordinal_position"
         )
         keyed = itertools.groupby(keys, key=lambda row: row[:5])
-        for number, ((schema, table, _, *referred), columns) in enumerate(keyed):
+        for (schema, table, key, *referred), columns in keyed:
             if {(schema, table), tuple(referred)}.isdisjoint((self._database, name) for name in only):
                 continue
             pairs = [(f"c.{_quoted(row[5])}", f"p.{_quoted(row[6])}") for row in columns]
             same = " AND ".join(f"{mine} = {theirs}" for mine, theirs in pairs)
             given = " AND ".join(f"{mine} IS NOT NULL" for mine, _ in pairs)
+            named = ", ".join(map(_literal, ("" if schema == self._database else schema, table, key)))
             parent, child = ".".join(map(_quoted, referred)), f"{_quoted(schema)}.{_quoted(table)}"
             values = ", ".join(f"hex(cast({mine} AS binary))" for mine, _ in pairs)
             yield (
-                f"SELECT JSON_ARRAY({number}, {values}) FROM {child} c LEFT JOIN {parent} p ON {same} "
+                f"SELECT JSON_ARRAY({named}, {values}) FROM {child} c LEFT JOIN {parent} p ON {same} "
                 f"WHERE {pairs[0][1]} IS NULL AND {given}"
             )
 
@@ -915,7 +947,6 @@ class _ScratchMariaDB(MariaDB):
             settings = read_settings(dump, _SETTINGS, _MariaDBSettings)
             self._ask(f"ALTER DATABASE {_quoted(self._database)} {_charset(settings)}", database="")
             self.notes.extend(self._load(dump, settings, code, copy=True))
-            code.seek(0)
             self._create_code(without_definer(line) for line, event in _kept(code) if not event)
             check_counts(self.counts(), dump.counts)
 
@@ -964,9 +995,40 @@ def _keep(to: IO[bytes], text: bytes, event: bool) -> None:
 
 
 def _kept(file: IO[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """The statements of a file, each with whether it makes an event."""
-    while head := file.readline().split():
+    """The statements of a file, each with whether it makes an event. A view comes behind the views that it uses.
+
+    `mariadb-dump` creates views in the order of their names, and until then uses stand-ins, which no view can use that
+    has a CHECK OPTION or a collation, or searches a full text.
+    """
+    views: dict[bytes, tuple[int, int]] = {}
+    used: dict[bytes, list[bytes]] = {}
+    begin = at = 0
+    view = b""
+    for text, _ in _read(file):
+        if view and not sets_back(text):
+            views[view], view = (begin, at), b""
+        if found := created_view(text):
+            view, used[found[0]] = found
+        elif drops_view(text) or not is_setting(text):
+            begin = at if drops_view(text) else file.tell()
+        at = file.tell()
+    if view:
+        views[view] = (begin, at)
+    places, at = sorted(views.values()), 0
+    for (begin, end), view in zip(places, in_order_of_use(used), strict=True):
+        yield from _read(file, at, begin)
+        yield from _read(file, *views[view])
+        at = end
+    yield from _read(file, at)
+
+
+def _read(file: IO[bytes], at: int = 0, end: float = math.inf) -> Iterator[tuple[bytes, bool]]:
+    while at < end:
+        file.seek(at)
+        if not (head := file.readline().split()):
+            return
         yield file.read(int(head[0])), head[1] == b"1"
+        at = file.tell()
 
 
 def _lock(number: int | None) -> str:
@@ -1010,4 +1072,4 @@ def _quoted(name: str) -> str:
 
 
 def _literal(text: str) -> str:
-    return f"CONVERT(0x{text.encode().hex()} USING utf8mb4)"
+    return f"CONVERT(X'{text.encode().hex()}' USING utf8mb4)"

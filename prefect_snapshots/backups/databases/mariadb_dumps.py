@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...errors import BackupFailed
@@ -93,6 +93,11 @@ _ASSIGNED = re.compile(
     rb"(?:SET\s+|,\s*)(?P<variable>@*\w+)\s*=\s*(?P<value>%s)|SET (?P<names>NAMES) (?P<charset>\w+)" % _VALUE
 )
 _VIEW = re.compile(rb"(?:/\*!\d+ )?CREATE ALGORITHM=")
+_FINAL_VIEW = re.compile(
+    rb"CREATE ALGORITHM=\w+\s+%(d)s(?:SQL SECURITY \w+\s+)?VIEW (?P<view>%(n)s) " % {b"n": _NAME, b"d": _DEFINER}
+)
+_READ_BY_VIEW = re.compile(rb"(?:\bfrom|join) \(*(?:%(n)s\.)?(%(n)s)" % {b"n": _NAME})
+_DROPPED_VIEW = re.compile(rb"DROP VIEW IF EXISTS ")
 _CREATED_TABLE = re.compile(rb"CREATE TABLE (?:IF NOT EXISTS )?(?P<table>%s) \(" % _NAME)
 _PLACE = re.compile(
     rb"(?P<kept>%(text)s|%(name)s)|\s(?:DATA|INDEX) DIRECTORY ?= ?%(text)s"
@@ -296,11 +301,51 @@ def taking_all_dates(statement: bytes) -> bytes:
     return statement.replace(_HEAD_MODE, f"SQL_MODE='{AS_STORED}'".encode())
 
 
+def is_setting(statement: bytes) -> bool:
+    """Return whether a statement only sets variables of the session."""
+    return _BOTH.match(_plain(statement)) is not None
+
+
+def sets_back(statement: bytes) -> bool:
+    """Return whether a statement gives a variable the value that it had before a view was created."""
+    return b"= @saved_c" in statement and is_setting(statement)
+
+
+def drops_view(statement: bytes) -> bool:
+    """Return whether a statement drops a view."""
+    return _DROPPED_VIEW.match(_plain(statement)) is not None
+
+
+def created_view(statement: bytes) -> tuple[bytes, list[bytes]] | None:
+    """Return the view that a statement creates, and the tables and views that it reads. A stand-in is none."""
+    plain = _plain(statement)
+    found = _FINAL_VIEW.match(plain)
+    return found and (found["view"], _READ_BY_VIEW.findall(plain, found.end()))
+
+
+def in_order_of_use(used: Mapping[bytes, Sequence[bytes]]) -> list[bytes]:
+    """Return the keys so that each one comes behind those that it uses, as far as that is possible."""
+    ordered: dict[bytes, None] = {}
+    begun: set[bytes] = set()
+    todo = sorted(used, reverse=True)
+    while todo:
+        key = todo[-1]
+        before = [] if key in begun else [other for other in used[key] if other in used and other not in begun]
+        begun.add(key)
+        if before:
+            todo += before
+        else:
+            ordered[todo.pop()] = None
+    return list(ordered)
+
+
 def of_this_database(statement: bytes, source: str) -> bytes:
     """Return a statement without the name of the database it came from, which it would change otherwise."""
     quoted = b"`" + source.replace("`", "``").encode() + b"`."
-    plain = re.sub(rb"\b((?i:nextval|lastval|setval))\(" + re.escape(quoted), rb"\1(", statement)
-    if _VIEW.match(plain):
+    view, plain = _VIEW.match(statement) is not None, statement
+    if view or _CREATED_TABLE.match(statement):  # nothing in a row or a body is changed
+        plain = re.sub(rb"\b((?i:nextval|lastval|setval))\(" + re.escape(quoted), rb"\1(", statement)
+    if view:
         # A server names the database in a view that also uses another one, and in the columns of a view whose definer
         # is gone or has lost rights. An alias may be called like the database: only these places are certain.
         within = (
@@ -331,8 +376,13 @@ def without_far_keys(statement: bytes) -> tuple[bytes, list[str]]:
     return _FAR_KEY.sub(b"", statement), keys
 
 
+def _plain(statement: bytes) -> bytes:
+    """Return a statement as a server reads it that knows its executable comments."""
+    return _EXECUTABLE.sub(b"", statement).lstrip()
+
+
 def _part(statement: bytes, number: int) -> StatementPart:
-    plain = _EXECUTABLE.sub(b"", statement).lstrip()
+    plain = _plain(statement)
     if _BOTH.match(plain):
         return StatementPart.BOTH
     if _TABLES.match(plain):

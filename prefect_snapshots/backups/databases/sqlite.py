@@ -377,10 +377,28 @@ def _replace_tables(connection: sqlite3.Connection, beside: Path, only: Sequence
         connection.execute(f"INSERT INTO main.{_quoted(table)} ({names}) SELECT {names} FROM source.{_quoted(table)}")
         for _, sql in triggers:
             connection.execute(sql)
+        _count_on(connection, table)
     if new := set(connection.execute("PRAGMA main.foreign_key_check")) - violations:
+        # Rows that refer to nothing in the backup either would never come back.
+        for table in only:
+            new -= set(connection.execute(f"PRAGMA source.foreign_key_check({_quoted(table)})"))
+    if new:
         tables = ", ".join(sorted({str(row[0]) for row in new}))
         raise BackupFailed(f"Some rows in {tables} would refer to rows that do not exist. Restore these tables, too.")
     connection.execute("COMMIT")
+
+
+def _count_on(connection: sqlite3.Connection, table: str) -> None:
+    """Let a table with AUTOINCREMENT not give numbers again that it had given before the backup."""
+    for schema in ("main", "source"):
+        query = f"SELECT 1 FROM {schema}.sqlite_master WHERE name = 'sqlite_sequence'"
+        if not connection.execute(query).fetchone():
+            return
+    connection.execute(
+        "UPDATE main.sqlite_sequence SET seq = max(seq, "
+        "coalesce((SELECT max(s.seq) FROM source.sqlite_sequence s WHERE s.name = ?1), 0)) WHERE name = ?1",
+        [table],
+    )
 
 
 def _rowid(connection: sqlite3.Connection, table: str) -> list[str]:
