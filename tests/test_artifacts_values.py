@@ -175,6 +175,7 @@ class Color(StrEnum):
 TABLE = pd.DataFrame({"a": [1, 2]})
 NOTED = pd.DataFrame({"a": [1]})
 NOTED.attrs["shape"] = (1, 2)
+TIED = torch.nn.Parameter(torch.ones(2))
 LISTS = pd.DataFrame({"a": pd.Series([[1, 2], [3]], dtype=pd.ArrowDtype(pa.list_(pa.int64())))})
 
 
@@ -206,6 +207,11 @@ LISTS = pd.DataFrame({"a": pd.Series([[1, 2], [3]], dtype=pd.ArrowDtype(pa.list_
         ("arrow", pl.Series([1]), "tables of pandas, polars or pyarrow, not Series"),
         ("joblib", {"a": Refuses()}, "joblib could not read what it wrote"),
         ("joblib", {"a": [torch.ones(2).to(torch.float8_e4m3fn)]}, "Use the handler 'pickle' or 'pytree'"),
+        (
+            "joblib",
+            [torch.ones(2), torch.arange(4)[:2], TIED, TIED.detach()],
+            "tensors that share memory, such as tied",
+        ),
         ("joblib", {"a": {"b": [sys._getframe()]}}, "At a/b/0: cannot pickle"),
         ("pickle", {"a": {"b": [sys._getframe()]}}, "At a/b/0: cannot pickle"),
     ],

@@ -660,6 +660,62 @@ MATTERS = {
         def process(x): return E.encode(x)
         """,
     "a format": "import struct\nS = struct.Struct('<' + 'i' * $)\ndef process(x): return S.unpack(x)",
+    "a constraint of msgspec": """
+        import msgspec, typing
+        class A(msgspec.Struct):
+            b: typing.Annotated[int, msgspec.Meta(gt=$)] = 9
+        def process(x): return msgspec.convert(x, A)
+        """,
+    "subclasses": """
+        class A: pass
+        class B(A):
+            def go(self, x): return x + $
+        def process(x): return [one().go(x) for one in A.__subclasses__()]
+        """,
+    "a cached property of attrs": """
+        import attrs, functools
+        @attrs.define
+        class A:
+            b: int
+            @functools.cached_property
+            def c(self): return self.b + $
+        def process(x): return A(x).c
+        """,
+    "what a validated function does": """
+        import msgspec, pydantic
+        UNRELATED = msgspec.Meta()
+        @pydantic.validate_call
+        def f(x: int) -> int: return x + $
+        def process(x): return f(x)
+        """,
+    "what a validated function takes": """
+        import pydantic
+        @pydantic.validate_call
+        def f(x: (int, float)[$ - 1]): return x
+        def process(x): return f(x)
+        """,
+    "an entry of a defaultdict": """
+        from collections import defaultdict
+        D = defaultdict(int, a=$)
+        def process(x): return D[x]
+        """,
+    "an item of a dict that notes something": """
+        class A(dict):
+            def look(self, x):
+                self.last = x
+                return self[x]
+        a = A(b=$)
+        def process(x): return a.look(x)
+        """,
+    "what a constructor sets beside a cache": """
+        class A:
+            def __init__(self, b): self.b = b
+            def __getattr__(self, name):
+                setattr(self, name, 1)
+                return 1
+        a = A($)
+        def process(x): return a.b + a.c
+        """,
     "a static method": "g = staticmethod(lambda x: x + $)\ndef process(x): return g(x)",
 }
 USED = """
@@ -724,6 +780,63 @@ USES = {
         def process(x): a.count(x)
         """,
     "of context": "import contextvars\nV = contextvars.ContextVar('v', default=0)\ndef process(x): V.set(V.get() + x)",
+    "of a defaultdict that is read": "import collections as c\nD = c.defaultdict(list)\ndef process(x): return D[x]",
+    "of a defaultdict of zeros": "import collections as c\nD = c.defaultdict(lambda: 0)\ndef process(x): return D[x]",
+    "of an own list": """
+        class A(list):
+            def note(self, x): self.append(x)
+        a = A()
+        def process(x): a.note(x)
+        """,
+    "of a dict with a default": """
+        class A(dict):
+            def __missing__(self, x):
+                self[x] = 1
+                return 1
+        a = A()
+        def process(x): return a[x]
+        """,
+    "by subscription": """
+        class A:
+            def __init__(self): self.read = {}
+            def __getitem__(self, x):
+                self.read[x] = 1
+                return 1
+        a = A()
+        def process(x): return a[x]
+        """,
+    "of attributes that nobody names": """
+        class A:
+            def __getattr__(self, name):
+                if name.startswith("__"):
+                    raise AttributeError(name)
+                self.__dict__[name] = vars(self)["other"] = 1
+                setattr(self, name + "_", 1)
+                return 1
+        a = A()
+        def process(x): return a.found
+        """,
+    "a cached property of attrs": """
+        import attrs, functools
+        @attrs.define
+        class A:
+            b: int
+            @functools.cached_property
+            def c(self): return self.b + 1
+        a = A(1)
+        def process(x): return a.c
+        """,
+    "of weak references": """
+        import weakref
+        class A: pass
+        ALIVE, BY_NAME, KNOWN, LAST = [], weakref.WeakValueDictionary(), weakref.WeakSet(), weakref.ref(A)
+        def make(x):
+            ALIVE.append(A())
+            BY_NAME[x] = ALIVE[-1]
+        def process(x):
+            make(x)
+            return x in BY_NAME, x in KNOWN, LAST()
+        """,
     "of an executor": """
         from concurrent.futures import ThreadPoolExecutor
         pool = ThreadPoolExecutor(1)

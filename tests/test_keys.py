@@ -9,6 +9,7 @@ import enum
 import functools
 import os
 import pathlib
+import random
 import subprocess
 import sys
 import textwrap
@@ -31,6 +32,8 @@ import pyarrow as pa
 import pydantic
 import pytest
 import scipy.sparse  # type: ignore[import-untyped]
+import scipy.stats  # type: ignore[import-untyped]
+import sklearn.feature_extraction.text as sklearn_text  # type: ignore[import-untyped]
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -162,6 +165,9 @@ DIFFERENT: list[Any] = [
     torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
     torch.quantize_per_tensor(2 * torch.ones(3), 0.2, 0, torch.qint8),
     *(torch.tensor([1 + 1j]), torch.tensor([1 + 1j]).conj(), torch.nn.Parameter(torch.zeros(2))),
+    # What all of a process share is not content: random generators, addresses.
+    *(scipy.stats.norm(0, 1), scipy.stats.norm(0, 2), scipy.stats.multivariate_normal([0, 1]), np.random.normal),
+    *(random.random, torch.default_generator, sklearn_text.TfidfVectorizer().fit(["a word", "another word"])),
     *(Decimal("1"), Decimal("1.0"), Fraction(1), sys, len, max, ValueError("a"), ValueError("b"), KeyError("a")),
 ]
 
@@ -338,6 +344,7 @@ SAME = {
     ),
     "sparse tensor": (torch.sparse_coo_tensor(torch.tensor([[0]]), torch.tensor([2.0]), (2,)), DUPLICATES),
     "conjugated": (torch.tensor([1 + 1j]).conj(), torch.tensor([1 - 1j])),
+    "polars objects": (pl.Series([Fraction(1, 2)], dtype=pl.Object), pl.Series([Fraction(2, 4)], dtype=pl.Object)),
     "view": (torch.arange(4.0)[::2], torch.tensor([0.0, 2.0])),
 }
 

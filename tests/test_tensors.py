@@ -170,6 +170,28 @@ def test_what_tensors_share_is_stored_once_and_shared_again() -> None:
     assert found["b"].tolist() == [8, 0, 5, 6, 7, 8]
 
 
+def test_a_pickle_holds_only_the_memory_that_tensors_use() -> None:
+    base, doubles = torch.arange(1_000_000.0), torch.arange(2**17, dtype=torch.float64)
+    value = {
+        "view": base[5:8],
+        "overlap": nn.Parameter(base[7:9]),
+        "strided": doubles[1:9:2],
+        "none": torch.arange(2**20)[3:3],
+        "newer": torch.zeros(2**20).to(torch.float8_e4m3fn)[9:11],
+        "sparse": torch.eye(3).to_sparse(),
+    }
+    stream, *memory = dump(value)
+    assert len(stream) + sum(map(len, memory)) < 10_000
+    found = load(stream, memory, allow_pickle=True)
+    assert found["view"].tolist() == [5, 6, 7]
+    assert found["strided"].tolist() == [1, 3, 5, 7]
+    assert found["none"].shape == (0,)
+    assert found["newer"].float().tolist() == [0, 0]
+    assert found["sparse"].to_dense().tolist() == torch.eye(3).tolist()
+    found["overlap"].data[0] = -1
+    assert found["view"][2] == -1
+
+
 def test_tied_weights_of_a_model_stay_tied() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = model[0].weight

@@ -10,7 +10,9 @@ from __future__ import annotations
 import copyreg
 import datetime as dt
 import functools
+import random
 import struct
+import sys
 import types
 import zoneinfo
 from array import array
@@ -28,6 +30,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from ..values.classes import module_of as named_module
+from ..values.tensors import loaded_torch
 from .foreign import NoContent, write_foreign
 
 
@@ -145,7 +148,9 @@ class Canon:
         cls = type(value)
         if self._special is not None and self._special(value, self):
             return
-        if isinstance(value, Enum):
+        if (generator := _global_generator(value)) is not None:
+            self.text(b"C", generator)
+        elif isinstance(value, Enum):
             self.sequence(b"M", [_reference(cls), value.name])
         elif isinstance(value, type):
             self.text(b"C", _reference(value))
@@ -201,7 +206,7 @@ class Canon:
             kept = {
                 name: part
                 for name, part in state.items()
-                if type(part) is not types.BuiltinMethodType and not _is_cached(cls, name)
+                if type(part) is not types.BuiltinMethodType and not _is_cached(cls, name) and name not in _ADDRESSES
             }
             self.write(kept or None)  # an exception has an empty state once somebody asked for it
         else:
@@ -225,6 +230,24 @@ def _is_cached(cls: type, name: Any) -> bool:
     """Return whether an attribute is a cached property, which follows from the others and appears by use."""
     found = next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
     return isinstance(found, functools.cached_property)
+
+
+_ADDRESSES = frozenset(["_stop_words_id"])
+"""Attributes that hold the address of another one: `_stop_words_id` of the vectorizers of scikit-learn."""
+
+
+def _global_generator(value: Any) -> str | None:
+    """Return the name of a random generator that all of a process shares. Its state is not content.
+
+    Objects refer to it until they get one of their own, such as the distributions of SciPy.
+    """
+    if value is random.random.__self__:
+        return "random"
+    numpy_random: Any = sys.modules.get("numpy.random")
+    if numpy_random is not None and value is numpy_random.get_state.__self__:
+        return "numpy.random"
+    torch = loaded_torch()
+    return "torch" if torch is not None and value is torch.default_generator else None
 
 
 def _bound_to(value: Any) -> bool:

@@ -10,7 +10,8 @@ library only by name, so that a fingerprint is the same in every version of Pyth
 
 Objects that change during use are state, not meaning, so only their type and its code are included: objects that the
 function itself changes (`seen.append(x)`, `counts[x] += 1`, `global total`) or passes to a function that does,
-attributes that methods of your classes change, random generators, locks, iterators, and cached properties.
+attributes or items that methods of your classes change, random generators, locks, iterators, weak references, cached
+properties, and entries of a `defaultdict` that reading adds.
 
 If a function uses a module otherwise than for its attributes, as in `run(helpers)`, all code of the module is included.
 """
@@ -39,11 +40,13 @@ import sysconfig
 import threading
 import types
 import typing
+import weakref
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, Flag
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 from blake3 import blake3
 
@@ -191,8 +194,8 @@ class _Walk:
             if isinstance(value, staticmethod | classmethod):
                 canon.sequence(b"w", [type(value).__qualname__, value.__func__])
                 return True
-            if (module_of(type(value)), type(value).__name__) in _CODERS:
-                self._coder(value, canon)
+            if special := _SPECIAL.get((type(value).__module__, type(value).__name__)):
+                special(self, value, canon)
                 return True
             if self._own(type(value)):
                 canon.write(type(value))
@@ -212,7 +215,7 @@ class _Walk:
         if isinstance(value, types.ModuleType | types.FunctionType):
             return
         for each in (value,) if isinstance(value, type) else (value, type(value)):
-            self._called.setdefault(id(each), {"__call__"}).update(methods)
+            self._called.setdefault(id(each), {*_IMPLICIT}).update(methods)
             self._alive.append(each)
 
     # --- objects ------------------------------------------------------------------------------------------------------
@@ -305,6 +308,9 @@ class _Walk:
         if type(value) is not type and self._own(type(value)):
             canon.write(type(value))
         self._fields(value, canon)
+        for name, function in sorted(_cached_properties(value).items()):
+            canon.text(b"s", name)
+            canon.write(function)
         state = _state_of_class(value, self._called.get(id(value), ())) | self._changed_attributes.get(id(value), set())
         for name, member in sorted(members.items()):
             if name in _CLASS_NOISE or name in state or name.startswith("__pydantic_"):
@@ -315,6 +321,15 @@ class _Walk:
                     canon.write(part)
                 elif not isinstance(part, types.FunctionType | types.MemberDescriptorType | types.GetSetDescriptorType):
                     self._name(name, partial(_itself, part), False, canon)
+
+    def _subclasses(self, value: type, canon: Canon) -> None:
+        """Write the classes that are derived from one, which code asks for."""
+        # A class decorator may have replaced one by another of its name.
+        below = {label(one): one for one in type.__subclasses__(value) if self._own(one)}
+        for name, one in sorted(below.items()):
+            canon.text(b"s", name)
+            canon.write(one)
+            self._subclasses(one, canon)
 
     def _is_own_code(self, function: types.FunctionType) -> bool:
         """Return whether to inspect a function: it is own code, or the decorator of a library has wrapped own code."""
@@ -400,6 +415,8 @@ class _Walk:
         if isinstance(found, type):
             attributes = {path.split(".")[1] for path in paths if path.startswith(f"{name}.")}
             self._changed_attributes.setdefault(id(found), set()).update(attributes)
+            if any("__subclasses__" in chain for chain in chains):
+                self._subclasses(found, canon)
         self._name(name, partial(_itself, found), changed, canon)
         if isinstance(found, types.FunctionType) and self._own(found):
             own = _changed_by_itself(found)
@@ -509,12 +526,18 @@ class _Walk:
 
     def _without_state(self, value: Any, canon: Canon) -> bool:
         """Write an instance of a user's class without attributes that its methods change. False if it has none."""
-        state = _state_of(type(value), self._called.get(id(value), ()))
+        cls = type(value)
+        state = _state_of(cls, self._called.get(id(value), ()))
         content = _content(value)
         if not state or content is None:
             return False
+        if _ANY_ATTRIBUTE in state:
+            content = {name: part for name, part in content.items() if name in _given_by_constructor(cls)}
         for name in sorted(content.keys() - state):
             self._name(name, partial(_itself, content[name]), False, canon)
+        base = next((base for base in cls.__mro__ if base in _ITEMS), None)
+        if base is not None and _ITSELF not in state:
+            self._name("items", partial(base, value), False, canon)
         return True
 
     def _decorator(self, value: Any, canon: Canon) -> None:
@@ -534,6 +557,27 @@ class _Walk:
         for option in _CODER_OPTIONS:
             if hasattr(value, option):
                 self._name(option, partial(getattr, value, option), False, canon)
+
+    def _constraint(self, value: Any, canon: Canon) -> None:
+        """Write what msgspec checks, which cannot be pickled."""
+        canon.text(b"V", "msgspec Meta")
+        for name in filter(_is_public, dir(value)):
+            self._name(name, partial(getattr, value, name), False, canon)
+
+    def _validated(self, value: Any, canon: Canon) -> None:
+        """Write a function that pydantic validates, without the namespace and the validator that pydantic keeps."""
+        canon.text(b"V", f"{label(value)} {value.validate_return}")
+        canon.write([value.function, value.config_wrapper.config_dict])
+        for annotation in inspect.get_annotations(inspect.unwrap(value.schema_type)).values():
+            self._annotation(annotation, canon)
+
+    def _table(self, value: Any, canon: Canon) -> None:
+        """Write a `defaultdict` without the entries that reading a missing key has added."""
+        canon.text(b"V", "defaultdict")
+        make = value.default_factory
+        canon.write(make)
+        absent = canonical(make()) if make in _EMPTY or _gives_constant(make) else None
+        canon.write({key: one for key, one in value.items() if absent is None or not _has_form(one, absent)})
 
     def _fields(self, cls: type, canon: Canon) -> None:
         """Write the fields of a dataclass, or of a class of pydantic or msgspec, whose options are nowhere else."""
@@ -727,6 +771,35 @@ def _has_source(function: types.FunctionType) -> bool:
     return not inner.__code__.co_filename.startswith("<")
 
 
+def _cached_properties(cls: type) -> dict[str, types.FunctionType]:
+    """Return the cached properties that attrs has moved from classes with slots to a `__getattr__` of its own."""
+    found: dict[str, types.FunctionType] = {}
+    for base in reversed(cls.__mro__):
+        getter = vars(base).get("__getattr__")
+        if isinstance(getter, types.FunctionType) and getter.__code__.co_filename.startswith("<attrs generated"):
+            found |= getter.__globals__.get("cached_properties", {})
+    return found
+
+
+def _gives_constant(function: Any) -> bool:
+    """Return whether a function without arguments returns a constant or an empty container, and does nothing else."""
+    if not isinstance(function, types.FunctionType) or function.__closure__ or function.__defaults__:
+        return False
+    code, names = function.__code__, {kind.__name__ for kind in _EMPTY}
+    return not code.co_argcount and set(code.co_names) <= names - function.__globals__.keys()
+
+
+def _has_form(value: Any, form: bytes) -> bool:
+    try:
+        return canonical(value) == form
+    except Unhashable:
+        return False
+
+
+def _is_public(name: str) -> bool:
+    return not name.startswith("_")
+
+
 def _is_state(value: Any) -> bool:
     """Return whether a value changes just by being used, so that only its type is included."""
     if isinstance(value, _STATES):
@@ -757,10 +830,13 @@ _STATES: tuple[type, ...] = (
     queue.Queue,
     queue.SimpleQueue,
     type(os.environ),
+    weakref.ref,
+    weakref.WeakKeyDictionary,
+    weakref.WeakSet,
+    weakref.WeakValueDictionary,
 )
 _ANY_NAME = frozenset({"globals", "eval", "exec"})
 """Built-ins through which a function may use any global of its module."""
-_CODERS = {(f"msgspec.{format}", name) for format in ("json", "msgpack") for name in ("Encoder", "Decoder")}
 _CODER_OPTIONS = (
     "strict",
     "dec_hook",
@@ -771,6 +847,36 @@ _CODER_OPTIONS = (
     "decimal_format",
     "uuid_format",
 )
+_SPECIAL: dict[tuple[str, str], Callable[[_Walk, Any, Canon], None]] = {
+    **{(f"msgspec.{form}", name): _Walk._coder for form in ("json", "msgpack") for name in ("Encoder", "Decoder")},
+    ("msgspec", "Meta"): _Walk._constraint,
+    ("pydantic._internal._validate_call", "ValidateCallWrapper"): _Walk._validated,
+    ("collections", "defaultdict"): _Walk._table,
+}
+"""How to write objects of other libraries, by module and class."""
+_IMPLICIT = frozenset(
+    [
+        "__call__",
+        "__contains__",
+        "__enter__",
+        "__exit__",
+        "__format__",
+        "__getattr__",
+        "__getattribute__",
+        "__getitem__",
+        "__iter__",
+        "__len__",
+        "__missing__",
+        "__next__",
+    ]
+)
+"""Methods that expressions call without their names."""
+_ITEMS = (dict, list, set, deque, str, bytes, int, float)
+"""Classes whose objects have content besides attributes."""
+_ANY_ATTRIBUTE, _ITSELF = "any attribute", "the object itself"
+"""What a method changes if it names no attribute."""
+_EMPTY = (list, dict, set, int, float, str)
+"""Classes whose empty object is what reading a missing key adds."""
 _PYDANTIC_OPTIONS = (
     "default",
     "default_factory",
@@ -804,7 +910,7 @@ def _state_of(cls: type, called: Iterable[str]) -> set[str]:
     Attributes that other methods assign, such as `load` or `fit`, are part of the meaning of the object.
     """
     methods: dict[str, list[types.FunctionType]] = {}
-    found: set[str] = set()
+    found: set[str] = set(_cached_properties(cls))
     for base in reversed(cls.__mro__[:-1]):
         for name, member in vars(base).items():
             if isinstance(member, functools.cached_property):
@@ -823,8 +929,45 @@ def _state_of(cls: type, called: Iterable[str]) -> set[str]:
             except Unhashable:
                 continue
             owner = next(iter(_arguments(node)), "")
-            found |= _changed_of(node, owner)
+            found |= _changed_of(node, owner) | _changed_as_a_whole(node, owner)
             waiting += [chain[0] for chain in _chains(node).get(owner, ())]
+    return found
+
+
+def _changed_as_a_whole(node: ast.AST, owner: str) -> set[str]:
+    """Return `_ANY_ATTRIBUTE` or `_ITSELF` if a method changes attributes without naming them, or its own items."""
+    found = set()
+    for part in ast.walk(node):
+        if isinstance(part, ast.Subscript) and not isinstance(part.ctx, ast.Load):
+            if _is_name(part.value, owner):  # self[key] = 1
+                found.add(_ITSELF)
+            held = part.value.args[0] if _is_call(part.value, "vars") else getattr(part.value, "value", None)
+            if _is_name(held, owner) and getattr(part.value, "attr", "__dict__") == "__dict__":
+                found.add(_ANY_ATTRIBUTE)
+        elif _is_call(part, "setattr") and _is_name(part.args[0], owner) and not isinstance(part.args[1], ast.Constant):
+            found.add(_ANY_ATTRIBUTE)
+        elif isinstance(part, ast.Attribute) and _is_changing(part.attr) and _is_name(part.value, owner):
+            found.add(_ITSELF)  # self.append(1)
+    return found
+
+
+def _is_name(node: Any, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
+
+
+def _is_call(node: ast.AST, name: str) -> TypeGuard[ast.Call]:
+    return isinstance(node, ast.Call) and _is_name(node.func, name) and bool(node.args)
+
+
+def _given_by_constructor(cls: type) -> set[str]:
+    """Return the attributes that the constructor of a class assigns by name, and the fields of a dataclass."""
+    found = set(getattr(cls, "__dataclass_fields__", ()))
+    for base in cls.__mro__:
+        method = vars(base).get("__init__")
+        if isinstance(method, types.FunctionType) and _has_source(method):
+            with contextlib.suppress(Unhashable):
+                node = _definition(method)
+                found |= _changed_of(node, next(iter(_arguments(node)), ""))
     return found
 
 

@@ -217,9 +217,12 @@ def _polars(canon: CanonicalWriter, value: Any) -> bool:
     else:
         return False
     for column in columns:
+        if column.dtype == polars.Object:  # Arrow would get their addresses
+            canon.write(column.to_list())
+            continue
         try:
             array = column.to_arrow()
-        except Exception:  # Arrow has no such type: objects, or integers of 128 bits
+        except Exception:  # Arrow has no such type, as for integers of 128 bits
             canon.write(column.to_list())
         else:
             _arrow_array(canon, array)

@@ -15,7 +15,7 @@ import pickle
 import platform
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import EnumMeta
 from functools import partial
 from typing import Any
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from ..errors import EnvironmentMismatch, MissingDependency, PickleRefused
 from .arrays import Buffer
 from .classes import SCRIPT_MODULES, look_up, reference_of_function
-from .tensors import is_tensor_class, loaded_torch
+from .tensors import UsedMemory, loaded_torch, used_memory
 
 _PROTOCOL = 5
 """The first protocol that passes on large buffers without a copy. Every supported version of Python reads it."""
@@ -82,7 +82,8 @@ def dump(value: Any, *, out_of_band: bool = True, tensors: list[Any] | None = No
     Args:
         value: Any object.
         out_of_band: Whether large buffers may follow the stream, without a copy. If not, the stream holds everything.
-        tensors: The tensors of PyTorch that it contains are added to this list.
+        tensors: The tensors of PyTorch that it contains are added to this list. Of their memory, only what they use is
+            stored.
 
     Raises:
         Exception: The value cannot be pickled, or the pickle cannot be unpickled. It may be any type, because code of
@@ -91,21 +92,26 @@ def dump(value: Any, *, out_of_band: bool = True, tensors: list[Any] | None = No
     if (worker := sys.modules.get("__mp_main__")) is not None:
         # In a multiprocessing worker the script has this module name, which exists in no other program.
         cloudpickle.register_pickle_by_value(worker)
-    buffers: list[pickle.PickleBuffer] = []
-    stream = io.BytesIO()
-    pickler = _Pickler(stream, _PROTOCOL, buffer_callback=buffers.append if out_of_band else None)
+    found: list[Any] = []
+    parts = _dumped(value, out_of_band, found, {})
+    if used := used_memory(found):
+        parts = _dumped(value, out_of_band, [], used)
     if tensors is not None:
-        pickler.tensors = tensors
-    pickler.dump(value)
-    parts: list[Buffer] = [
-        (_MADE_HERE if pickler.has_code else b"") + stream.getvalue(),
-        *(buffer.raw() for buffer in buffers),
-    ]
+        tensors += found
     try:
         load(parts[0], parts[1:], allow_pickle=True)
     except Exception as error:
         raise NotReadable(f"It can be pickled, but not unpickled: {error!r}.") from error
     return parts
+
+
+def _dumped(value: Any, out_of_band: bool, tensors: list[Any], used: Mapping[int, UsedMemory]) -> list[Buffer]:
+    buffers: list[pickle.PickleBuffer] = []
+    stream = io.BytesIO()
+    pickler = _Pickler(stream, _PROTOCOL, buffer_callback=buffers.append if out_of_band else None)
+    pickler.tensors, pickler.used = tensors, used
+    pickler.dump(value)
+    return [(_MADE_HERE if pickler.has_code else b"") + stream.getvalue(), *(buffer.raw() for buffer in buffers)]
 
 
 def load(stream: Any, buffers: Sequence[Any] = (), *, allow_pickle: bool, what: str = "It was", path: str = "") -> Any:
@@ -154,7 +160,7 @@ def dump_joblib(value: Any, **options: Any) -> bytes:
     joblib = _import("joblib", "joblib")
     file = io.BytesIO()
     joblib.dump(value, file, **options)
-    finder = _Finder(io.BytesIO(), _PROTOCOL, buffer_callback=lambda _: None)
+    finder = _Finder()
     finder.dump(value)
     if finder.script:
         raise NotReadable(
@@ -174,10 +180,15 @@ def dump_joblib(value: Any, **options: Any) -> bytes:
 
 
 class _Finder(pickle.Pickler):
-    """Finds what joblib would not keep: classes and functions of the running script, and arrays that it converts."""
+    """Finds what joblib would not keep: classes and functions of the running script, and what it converts or copies."""
 
     script = ""
     changed = ""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO(), _PROTOCOL, buffer_callback=lambda _: None)
+        self._memories: dict[int, Any] = {}
+        """The storages of tensors, each as the object that stands for it in the pickle of one tensor."""
 
     def persistent_id(self, obj: Any) -> None:
         if isinstance(obj, type | types.FunctionType) and obj.__module__ in SCRIPT_MODULES:
@@ -190,6 +201,9 @@ class _Finder(pickle.Pickler):
             self.changed = "an exception without its cause and context"
         elif (torch := loaded_torch()) and isinstance(obj, torch.nn.Parameter) and _loses_its_class(torch, obj):
             self.changed = f"a {type(obj).__name__} as a plain parameter"
+        elif torch and type(obj) is torch.storage.TypedStorage:
+            if self._memories.setdefault(obj._untyped_storage._cdata, obj) is not obj:
+                self.changed = "tensors that share memory, such as tied weights, as copies"
         elif type(obj) is np.ndarray and obj.dtype.byteorder not in "=|" and not obj.dtype.isnative:
             self.changed = f"an array of {obj.dtype} in the byte order of this machine"
 
@@ -229,8 +243,10 @@ def load_torch(path: Any, *, device: Any, weights_only: bool, allow_pickle: bool
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     has_code = False
     """Whether it has pickled a function by value."""
-    tensors: list[Any] | None = None
+    tensors: list[Any]
     """Where the tensors go that it has pickled."""
+    used: Mapping[int, UsedMemory]
+    """The storages of which it pickles only a part."""
 
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is types.CodeType:
@@ -258,9 +274,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             if obj.format == "B" and obj.ndim == 1:
                 return memoryview, (obj.tobytes(),)
             return operator.methodcaller("cast", obj.format, obj.shape), (memoryview(obj.tobytes()),)
-        if self.tensors is not None and is_tensor_class(type(obj)):
+        if (torch := loaded_torch()) and isinstance(obj, torch.Tensor):
             self.tensors.append(obj)
-        return _reduce_torch(obj) or super().reducer_override(obj)
+        return _reduce_torch(obj, self.used) or super().reducer_override(obj)
 
 
 def _reduce_exception(error: BaseException) -> Any:
@@ -277,7 +293,7 @@ def _reduce_exception(error: BaseException) -> Any:
     return make, arguments, {**(state[0] if state and state[0] else {}), **causes, **suppressed}
 
 
-def _reduce_torch(value: Any) -> Any:
+def _reduce_torch(value: Any, used: Mapping[int, UsedMemory]) -> Any:
     """Return how to pickle a tensor, or the memory of one on the CPU; None for anything else.
 
     PyTorch pickles memory as an archive of its own: equal tensors have different bytes, which are copied twice, and
@@ -289,7 +305,7 @@ def _reduce_torch(value: Any) -> Any:
     if isinstance(value, torch.nn.Parameter) and _loses_its_class(torch, value):
         return torch.Tensor._make_subclass, (type(value), value.detach(), value.requires_grad)
     if isinstance(value, torch.Tensor):
-        return _typed(torch, value.__reduce_ex__(_PROTOCOL))
+        return _typed(torch, value.__reduce_ex__(_PROTOCOL), value, used)
     if type(value) is torch.storage.TypedStorage and value._untyped_storage.device.type == "cpu":
         # Its public attributes warn that it is deprecated.
         options = {"wrap_storage": value._untyped_storage, "dtype": value.dtype, "_internal": True}
@@ -309,11 +325,20 @@ def _loses_its_class(torch: Any, value: Any) -> bool:
     return derived and cls.__reduce_ex__ is torch.nn.Parameter.__reduce_ex__
 
 
-def _typed(torch: Any, part: Any) -> Any:
-    # For newer dtypes, PyTorch pickles a storage without a type, and expects one with a type.
-    if type(part) is torch.UntypedStorage:
-        return torch.storage.TypedStorage(wrap_storage=part, dtype=torch.uint8, _internal=True)
-    return tuple(_typed(torch, one) for one in part) if type(part) is tuple else part
+def _typed(torch: Any, part: Any, tensor: Any, used: Mapping[int, UsedMemory]) -> Any:
+    """Return how PyTorch pickles a tensor, with the part of its memory that is used, and a type for each storage."""
+    if type(part) is not tuple:
+        return part
+    if part and type(part[0]) in (torch.UntypedStorage, torch.storage.TypedStorage):
+        storage, offset, *others = part
+        # For newer dtypes, PyTorch pickles a storage without a type, and expects one with a type.
+        dtype = torch.uint8 if type(storage) is torch.UntypedStorage else storage.dtype
+        untyped = storage if type(storage) is torch.UntypedStorage else storage._untyped_storage
+        if untyped._cdata in used:
+            untyped, start = used[untyped._cdata]
+            offset -= start // tensor.element_size()
+        return torch.storage.TypedStorage(wrap_storage=untyped, dtype=dtype, _internal=True), offset, *others
+    return tuple(_typed(torch, one, tensor, used) for one in part)
 
 
 class _TensorBytes:

@@ -36,6 +36,9 @@ PARAMETER, REQUIRES_GRAD, COALESCED = 1, 2, 4
 CONJUGATED, NEGATED = 1, 2
 """Flags of a component: operations that PyTorch applies to each element lazily."""
 
+_ALIGNMENT = 16
+"""The size of the largest element in bytes. Each element begins at a multiple of its size."""
+
 _DIMENSIONS = 64
 """The most dimensions of a tensor that PyTorch allows."""
 
@@ -158,6 +161,40 @@ class Tensors:
         return TensorParts(form, flags, extra, list(components), list(memories), None)
 
 
+class UsedMemory(NamedTuple):
+    """The part of a storage that tensors use."""
+
+    storage: Any
+    """This part as a storage of its own, without a copy."""
+    start: int
+    """Where it begins in the whole storage, in bytes."""
+
+
+def used_memory(tensors: Iterable[Any]) -> dict[int, UsedMemory]:
+    """Return which part of their storages some tensors use. Storages that they use as a whole are left out.
+
+    Args:
+        tensors: All tensors of a value, of any class.
+    """
+    spans: dict[int, tuple[Any, int, int]] = {}
+    for tensor in tensors:
+        storage = _storage(tensor)
+        if storage is None or storage.device.type != "cpu":
+            continue
+        plain = is_tensor_class(type(tensor)) and _is_dense(tensor) and not tensor.is_nested
+        start, end = _extent(tensor) if plain else (0, storage.nbytes())
+        _, first, last = spans.get(storage._cdata, (storage, start, end))
+        spans[storage._cdata] = storage, min(start, first), max(end, last)
+    torch = loaded_torch()
+    used = {}
+    for name, (storage, start, end) in spans.items():
+        start -= start % _ALIGNMENT
+        if end <= storage.nbytes() and end - start < storage.nbytes():
+            part = torch.empty(0, dtype=torch.uint8).set_(storage, start, (end - start,)).numpy()
+            used[name] = UsedMemory(torch.from_numpy(part).untyped_storage(), start)
+    return used
+
+
 def take_apart(tensor: Any) -> tuple[int, list[Any], list[Any]]:
     """Return the form of a tensor, its additional data, and its components as tensors.
 
@@ -221,6 +258,8 @@ def _extent(tensor: Any) -> tuple[int, int]:
     """Return where the elements of a tensor begin and end, in bytes of its storage."""
     size = tensor.element_size()
     start = tensor.storage_offset() * size
+    if not tensor.numel():
+        return start, start
     return start, start + (_last(tensor.shape, tensor.stride()) + 1) * size
 
 
