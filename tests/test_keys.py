@@ -33,7 +33,7 @@ import pydantic
 import pytest
 import scipy.sparse  # type: ignore[import-untyped]
 import scipy.stats  # type: ignore[import-untyped]
-import sklearn.feature_extraction.text as sklearn_text  # type: ignore[import-untyped]
+import sklearn.feature_extraction.text as sklearn_text
 import torch
 from hypothesis import given
 from hypothesis import strategies as st

@@ -241,7 +241,7 @@ def _global_generator(value: Any) -> str | None:
 
     Objects refer to it until they get one of their own, such as the distributions of SciPy.
     """
-    if value is random.random.__self__:
+    if value is getattr(random.random, "__self__", None):
         return "random"
     numpy_random: Any = sys.modules.get("numpy.random")
     if numpy_random is not None and value is numpy_random.get_state.__self__:

@@ -325,7 +325,8 @@ class _Walk:
     def _subclasses(self, value: type, canon: Canon) -> None:
         """Write the classes that are derived from one, which code asks for."""
         # A class decorator may have replaced one by another of its name.
-        below = {label(one): one for one in type.__subclasses__(value) if self._own(one)}
+        derived: list[type] = type.__subclasses__(value)
+        below = {label(one): one for one in derived if self._own(one)}
         for name, one in sorted(below.items()):
             canon.text(b"s", name)
             canon.write(one)
