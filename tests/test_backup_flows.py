@@ -225,8 +225,11 @@ def test_a_backup_that_fails_commits_nothing_and_is_told(
 ) -> None:
     made(place, name)
     (place / "app.db").write_bytes(b"this is no database at all, whatever its name says" * 100)
-    with pytest.raises(BackupFailed):
+    with pytest.raises(BackupFailed) as raised:
         made(place, name, proven_within_days=30)
+    inner = [str(entry.path) for entry in raised.traceback if "/prefect_snapshots/" in str(entry.path)]
+    assert inner == [], "Prefect writes the traceback to the log when the process of the flow run ends"
+    assert raised.value.__cause__ is None
     ours = (record for record in caplog.records if record.name.startswith("prefect.flow_runs"))
     [error] = [record for record in ours if record.levelname == "ERROR"]
     assert error.exc_info is None

@@ -634,7 +634,8 @@ def test_delete_asks_first(own: Program) -> None:
     assert "nothing was changed" in shown
     own.complaint("snapshots", "delete", "epoch-0", "epoch-9", "--yes", status=1)
     assert "Pinned: epoch-1 of train" in own.complaint("snapshots", "delete", "epoch-1", "--yes", status=1)
-    own.complaint("snapshots", "delete", "epoch-", "--yes", status=1)  # only a whole id is deleted
+    said = own.complaint("snapshots", "delete", "epoch-", "--yes", status=1)
+    assert "this command needs the whole name" in said
     assert contents(own.directory) == before
 
     own.typing("snapshots", "delete", "epoch-0", "epoch-0", answers=[("[y/N]", "y")])

@@ -50,6 +50,7 @@ from prefect_snapshots.checkpoints.frozen import Frozen
 from prefect_snapshots.checkpoints.ledger import MISSING, Ledger, outcomes_of, places
 from prefect_snapshots.checkpoints.log_writer import LogWriter
 from prefect_snapshots.checkpoints.merging import merge
+from prefect_snapshots.checkpoints.metrics import Metrics, summarise
 from prefect_snapshots.errors import (
     CheckpointNotFound,
     DamagedObject,
@@ -755,6 +756,17 @@ def test_where_items_take_nearly_the_same_time_none_is_slow(repository: Reposito
     report = json.loads(CheckpointManager(repository).report("quick", format="json"))
     assert report["max_duration"] > report["avg_duration"]
     assert report["slow_outliers"] == []
+
+
+def test_what_the_first_item_of_each_batch_takes_longer_makes_it_not_slow() -> None:
+    seconds = np.full((20, 20), 0.001)
+    seconds[:, 0] = 0.03
+    seconds[3, 0] = seconds[5, 7] = 0.08
+    ends = (np.arange(20)[:, None] * 10 + seconds.cumsum(axis=1)).ravel()
+    starts = np.concatenate([[0.0], ends[:-1]])
+    starts[::20] = np.arange(20) * 10
+    metrics = Metrics(np.arange(400), starts, ends, {}, {}, np.ones(400, bool))
+    assert sorted(slow["index"] for slow in summarise("starting", metrics)["slow_outliers"]) == [60, 107]
 
 
 def test_throughput_is_of_the_time_in_which_something_was_computed(repository: Repository) -> None:

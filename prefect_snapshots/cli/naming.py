@@ -39,15 +39,13 @@ def choose(wanted: str, known: Sequence[str], what: str, error: type[SnapshotsEr
     """
     if wanted in known:
         return wanted
-    if not whole:
-        if wanted == LATEST and known:
-            return known[0]
-        meant = [name for name in known if wanted and name.startswith(wanted)]
-        if len(meant) == 1:
-            return meant[0]
-        if meant:
-            raise InvalidArgument(f"{wanted!r} may be {_some(meant)}. Type more of it.")
-
+    meant = [*known[:1]] if wanted == LATEST else [name for name in known if wanted and name.startswith(wanted)]
+    if meant and whole:
+        raise error(f"{wanted!r} may mean {_some(meant)}. Nothing was changed: this command needs the whole name.")
+    if len(meant) == 1:
+        return meant[0]
+    if meant:
+        raise InvalidArgument(f"{wanted!r} may be {_some(meant)}. Type more of it.")
     raise error(f"There is no {what} {wanted!r}. {hint(wanted, reversed(known))}")
 
 

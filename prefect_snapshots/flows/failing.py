@@ -32,8 +32,8 @@ def fails_with_one_error(fn: Callable[P, R]) -> Callable[P, R]:
 
     Prefect logs the traceback of every exception that a flow raises, and once more when the process of the flow run
     ends. An error of this package already says what failed and what to do, so the flow returns a failed state with this
-    error instead: the caller of the flow still gets the exception, and `retries` still apply. With the log level DEBUG,
-    the exception is raised with its traceback.
+    error instead: the caller of the flow still gets the exception, without the frames of this package, and `retries`
+    still apply. With the log level DEBUG, the exception is raised with its whole traceback.
 
     An interrupt is one line, too: what state things are in, and how to go on.
 
@@ -51,7 +51,8 @@ def fails_with_one_error(fn: Callable[P, R]) -> Callable[P, R]:
                 raise
             message = f"{type(error).__name__}: {error} [prefect-snapshots explain {error.public_name()}]"
             logger.error("%s", message)  # noqa: TRY400  # the message says it all
-            return cast(R, Failed(message=message, data=error))
+            error.__cause__ = None  # Prefect writes its traceback to the log when the process of the flow run ends
+            return cast(R, Failed(message=message, data=error.with_traceback(None)))
         except (KeyboardInterrupt, TerminationSignal):
             run_logger().warning("The run was interrupted. %s", _REMEDIES.get(fn.__name__, _REMEDY))
             hide_traceback_of_interrupt()
