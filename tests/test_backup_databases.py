@@ -15,6 +15,7 @@ import os
 import pickle
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -30,6 +31,7 @@ import database_stand_ins
 import duckdb
 import psutil
 import pytest
+import servers
 from database_servers import PASSWORD, Server, killed_at, killed_at_each_step
 
 from prefect_snapshots.backups import BackupManager
@@ -46,12 +48,20 @@ from prefect_snapshots.backups.databases import (
     open_database,
     postgresql,
 )
+from prefect_snapshots.backups.databases import redis as redis_driver
 from prefect_snapshots.backups.databases.base import Tool, abandoned_here, beside_name, check_beside
 from prefect_snapshots.backups.databases.mariadb_dumps import RowCounter
 from prefect_snapshots.backups.interruption import terminable
 from prefect_snapshots.backups.journal import PartState
 from prefect_snapshots.backups.sources import Database
-from prefect_snapshots.errors import BackupFailed, InvalidArgument, RestoreFailed, SnapshotsError, ToolMissing
+from prefect_snapshots.errors import (
+    BackupFailed,
+    InvalidArgument,
+    RestoreFailed,
+    SnapshotsError,
+    SourceUnusable,
+    ToolMissing,
+)
 from prefect_snapshots.testing import StoredDump
 
 QUOTED = quote(PASSWORD, safe="")
@@ -983,6 +993,41 @@ def etcd_server() -> Iterator[Server]:
         yield server
 
 
+def test_a_node_of_a_redis_cluster_is_no_database() -> None:
+    (port,) = servers.free_ports(1)
+    with (
+        database_servers.redis("--cluster-enabled", "yes", "--cluster-port", str(port)) as server,
+        pytest.raises(SourceUnusable, match="has only a part of its keys"),
+    ):
+        take(Redis(f"redis://:{QUOTED}@127.0.0.1:{server.port}"))
+
+
+@contextlib.contextmanager
+def redis_that_says(replies: bytes) -> Iterator[tuple[redis_driver._Connection, socket.socket]]:
+    """A connection to what answers in the protocol of Redis, and its other end."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(replies)
+        yield redis_driver._Connection(ours), theirs
+
+
+def test_a_key_of_redis_that_expires_during_its_restore_does_not_stay() -> None:
+    scanned = b"*2\r\n$1\r\n0\r\n*2\r\n$1\r\na\r\n$1\r\nb\r\n$1\r\nA\r\n$1\r\nB\r\n:0\r\n:-1\r\n"
+    with redis_that_says(scanned) as (source, _), redis_that_says(b"+OK\r\n+OK\r\n") as (target, sent):
+        redis_driver._copy_keys(source, target)
+        words = sent.recv(1000).split(b"\r\n")
+    assert [words[at + 2 : at + 7 : 2] for at, word in enumerate(words) if word == b"RESTORE"] == [
+        [b"a", b"1", b"A"],
+        [b"b", b"0", b"B"],
+    ]
+
+
+def test_modules_of_redis_are_told() -> None:
+    listed = b"*1\r\n*4\r\n$4\r\nname\r\n$6\r\nReJSON\r\n$3\r\nver\r\n:20000\r\n"
+    with redis_that_says(listed) as (connection, _):
+        assert [note.text for note in redis_driver._modules(connection) if "modules: ReJSON." in note.text]
+
+
 def etcd_state(server: Server, password: str = "") -> list[str]:
     return database_servers.Client([*database_servers.etcdctl(server, password), "get", "", "--from-key"], {})("")
 
@@ -998,6 +1043,13 @@ def test_etcd_comes_back_whole(etcd_server: Server) -> None:
     assert kept.counts == {"keys": 1201} == database.counts()
     assert kept.files == take(database).files
     ctl = database_servers.etcdctl(etcd_server, PASSWORD)
+    lease = subprocess.run([*ctl, "lease", "grant", "600"], check=True, capture_output=True, text=True).stdout.split()[
+        1
+    ]
+    subprocess.run([*ctl, "put", "session", "x", f"--lease={lease}"], check=True)
+    with database.dump() as dump:
+        assert [note.text for note in dump.notes if "do not expire: 'session'." in note.text]
+    subprocess.run([*ctl, "del", "session"], check=True)
     subprocess.run([*ctl, "del", "--prefix", "/key/1"], check=True)
     subprocess.run([*ctl, "put", "/key/2/2", "changed"], check=True)
     subprocess.run([*ctl, "put", "zz", "new"], check=True)

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from urllib.parse import quote
 
 from ...errors import BackupFailed, InvalidArgument
-from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader, Switch
+from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpNote, DumpReader, Switch
 from ..working import working_folder
 from .base import Address, LocalHTTP, ServerDatabase, Tool, check_counts, file_pieces, restoring, write
 
@@ -34,6 +34,8 @@ _PAGE = 500
 """Keys in one answer: few round trips, and little memory for values of usual size."""
 _OPERATIONS, _BYTES = 100, 500_000
 """The limits of one transaction: a server accepts 128 operations and 1.5 MB."""
+_SHOWN, _ASKED = 5, 50
+"""The most keys with leases that a note names, and the most leases that are asked for their keys."""
 _TIMEOUT = 60.0
 """Seconds to wait for an answer. A busy cluster may be slow, but a dead one must not block a backup forever."""
 _PATIENCE = 60.0
@@ -64,7 +66,10 @@ class Etcd(ServerDatabase):
             "loaded by a temporary server and counted; then in place: keys that differ are written, keys that are not "
             "in the backup are deleted"
         ),
-        not_kept=("leases, revisions and versions of keys. Users and roles are in the snapshot, but not restored"),
+        not_kept=(
+            "leases (a backup names keys with leases), revisions and versions of keys. Users and roles are in the "
+            "snapshot, but not restored"
+        ),
     )
     default_port: ClassVar[int] = 2379
     options: ClassVar[tuple[str, ...]] = ("cacert", "cert", "key", "unix_socket")
@@ -90,7 +95,8 @@ class Etcd(ServerDatabase):
                 self._tool().run("snapshot", "save", str(file))
                 status = json.loads(_snapshots().run("snapshot", "status", str(file), "--write-out=json"))
                 counts = {_KEYS: gateway.count(status["revision"])}
-            yield Dump([DumpFile(_FILE, file_pieces(file))], counts)
+                notes = _leases(gateway)
+            yield Dump([DumpFile(_FILE, file_pieces(file))], counts, notes)
 
     def counts(self) -> dict[str, int]:
         with self._gateway() as gateway:
@@ -231,6 +237,24 @@ class _Gateway:
         """Run operations in one transaction."""
         if operations:
             self.call("/v3/kv/txn", {"success": operations})
+
+
+def _leases(gateway: _Gateway) -> list[DumpNote]:
+    """Return what to say of keys that expire, and would stay after a restore."""
+    found = [each["ID"] for each in gateway.call("/v3/lease/leases", {}).get("leases", [])]
+    keys: list[str] = []
+    for number, lease in enumerate(found):
+        if number == _ASKED or len(keys) > _SHOWN:
+            break
+        with contextlib.suppress(BackupFailed):  # it has expired by now
+            bound = gateway.call("/v3/lease/timetolive", {"ID": lease, "keys": True}).get("keys", [])
+            keys += [repr(_bytes(key).decode(errors="replace")) for key in bound]
+    if not keys:
+        return []
+    more = " and others" if len(keys) > _SHOWN or len(found) > _ASKED else ""
+    return [
+        DumpNote(f"Leases are not kept: after a restore, these keys do not expire: {', '.join(keys[:_SHOWN])}{more}.")
+    ]
 
 
 def _copy(source: _Gateway, target: _Gateway) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 from ...documents.texts import count_text
-from ...errors import BackupFailed, InvalidArgument
+from ...errors import BackupFailed, InvalidArgument, SourceUnusable
 from ...messages import last_words, logger
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpNote, DumpReader, Switch
 from ..working import working_folder
@@ -57,8 +57,9 @@ class Redis(ServerDatabase):
         dump="one moment, all databases of the server (`redis-cli --rdb`), counted in the file",
         restored="into empty databases of the server, which are then all swapped in one transaction",
         not_kept=(
-            "access lists and configuration. Expiry times are kept to the millisecond. Clusters are not supported. A "
-            "restore needs one empty database for each database, and twice the memory"
+            "access lists, configuration and data of modules (a backup names the modules). Expiry times are kept to "
+            "some milliseconds. Clusters are refused. A restore needs one empty database for each database, and twice "
+            "the memory"
         ),
     )
     default_port: ClassVar[int] = 6379
@@ -80,6 +81,7 @@ class Redis(ServerDatabase):
         tools = [_find("redis-cli", "redis-tools"), _find("redis-server", "redis-server")]
         versions = [f"{tool.name} {tool.run('--version').decode().split()[-1]}" for tool in tools[:1]]
         with self._connected() as connection:
+            _check_alone(connection)
             server = re.search(rb"redis_version:(\S+)", connection.run("INFO", "server"))
         return [*versions, f"server {server[1].decode()}" if server else "server of unknown version"]
 
@@ -92,12 +94,14 @@ class Redis(ServerDatabase):
         place += ["--user", address.user] if address.user else []
         place += ["--tls"] if address.scheme == "rediss" else []
         environment = {"REDISCLI_AUTH": secret} if secret else {}
+        with self._connected() as connection:
+            _check_alone(connection)
         with working_folder("redis") as folder:
             file = folder / _FILE
             Tool.find("redis-cli", "redis-tools", environment, secret).run(*place, "--rdb", str(file))
             counts = {name: keys for name, (keys, _) in _counts_in(file).items()}
             with self._connected() as connection:
-                notes = _too_few(connection, counts)
+                notes = [*_too_few(connection, counts), *_modules(connection)]
             yield Dump([DumpFile(_FILE, file_pieces(file))], counts, notes)
 
     def counts(self) -> dict[str, int]:
@@ -358,6 +362,36 @@ def _spare(target: _Connection, wanted: Sequence[int]) -> tuple[list[int], list[
     return there, spare
 
 
+def _check_alone(connection: _Connection) -> None:
+    """Refuse a node of a cluster.
+
+    Raises:
+        SourceUnusable: It is one.
+    """
+    if b"redis_mode:cluster" in connection.run("INFO", "server"):
+        raise SourceUnusable(
+            "The server is a node of a Redis cluster, and has only a part of its keys. Backups of clusters are not "
+            "supported."
+        )
+
+
+def _modules(connection: _Connection) -> list[DumpNote]:
+    """Return what to say of modules, whose types of data no restore can load."""
+    try:
+        found = [dict(zip(each[::2], each[1::2], strict=True)) for each in connection.run("MODULE", "LIST")]
+    except BackupFailed:  # the user may not ask
+        return []
+    names = ", ".join(sorted(each[b"name"].decode(errors="replace") for each in found))
+    if not names:
+        return []
+    return [
+        DumpNote(
+            f"The server has modules: {names}. If it has data of their types, no restore can load this backup: a drill "
+            "tells."
+        )
+    ]
+
+
 def _too_few(connection: _Connection, counts: Mapping[str, int]) -> list[DumpNote]:
     """Return what to say if a restore to this server would have no room beside the databases in a backup."""
     if needed := 2 * len(counts):
@@ -379,10 +413,11 @@ def _copy_keys(source: _Connection, target: _Connection) -> None:
         cursor, keys = source.run("SCAN", cursor, "COUNT", _BATCH)
         values = source.all_of([("DUMP", key) for key in keys])
         left = source.all_of([("PTTL", key) for key in keys])
-        # None or -2: it has expired since. A scan may return a key twice.
+        # None or -2: it has expired since. A scan may return a key twice. To RESTORE, 0 means that a key never expires,
+        # and to PTTL, that it does within a millisecond.
         target.all_of(
             [
-                ("RESTORE", key, max(0, ttl), value, "REPLACE")
+                ("RESTORE", key, 0 if ttl == -1 else max(1, ttl), value, "REPLACE")
                 for key, value, ttl in zip(keys, values, left, strict=True)
                 if value is not None and ttl != -2
             ]
@@ -418,17 +453,18 @@ def _throwaway(folder: Path, databases: int) -> Iterator[_Connection]:
     ):
         try:
             while True:
-                try:
-                    with _open_socket(path) as opened:
-                        connection = _Connection(opened)
+                with contextlib.ExitStack() as stack:
+                    try:
+                        connection = _Connection(stack.enter_context(_open_socket(path)))
                         connection.run("SELECT", 0)
+                    except (FileNotFoundError, ConnectionError):  # not yet, or it ends because of the dump
+                        pass
+                    except BackupFailed as error:
+                        if "LOADING" not in str(error):
+                            raise
+                    else:
                         yield connection
                         return
-                except (FileNotFoundError, ConnectionRefusedError):
-                    pass
-                except BackupFailed as error:
-                    if "LOADING" not in str(error):
-                        raise
                 if process.poll() is not None:
                     words = last_words((folder / "log").read_text(errors="replace"), 1000)
                     raise BackupFailed(f"A Redis server does not start from the dump: {words}")
