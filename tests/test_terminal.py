@@ -173,3 +173,35 @@ def test_a_large_save_shows_how_far_it_is(tmp_path: Path, prefect_server: str) -
     status, shown = in_terminal(tmp_path, str(tmp_path / "train.py"), str(tmp_path / "r"))
     assert status == 0
     assert re.search(r"Save of default [━╸╺]+ [\d.]+ MB of 24\.0 MB, [\d.]+ MB/s, \d+ s left", shown)
+
+
+COMMANDS = """
+import sys
+from prefect_snapshots.cli.program import run
+
+for words in sys.argv[1:]:
+    sys.argv = ["prefect-snapshots", "-r", "repository", *words.split()]
+    print(f"$ {words}", flush=True)
+    assert run() == 0
+"""
+
+
+def test_commands_show_how_far_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "commands.py").write_text(COMMANDS)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a").write_bytes(bytes(100_000))
+    wanted = {
+        "backups create --directory data": r"backing up [━╸╺]+ 100\.0 kB",
+        "backups restore latest --directory data --yes": r"restoring [━╸╺]+ 100 %",
+        "backups drill --directory data": r"drilling [━╸╺]+ 100 %",
+        "copy repository copied": r"copying [━╸╺]+ 100 %",
+        "check --read-data": r"reading [━╸╺]+ 100 %",
+        "prune": r"done [━╸╺]+ 100 %",
+    }
+    status, shown = in_terminal(tmp_path, "commands.py", *wanted)
+    assert status == 0, shown
+    _, *parts = shown.split("$ ")
+    for (command, line), part in zip(wanted.items(), parts, strict=True):
+        assert part.startswith(command)
+        assert re.search(line, part), part
