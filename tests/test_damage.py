@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
@@ -17,7 +17,7 @@ from toy_kind import ToyKind
 from writers import body_of
 
 from prefect_snapshots.errors import IntegrityError, SnapshotsError, UnsupportedFormat
-from prefect_snapshots.repository import Repository, catalog
+from prefect_snapshots.repository import Repository, catalog, index
 from prefect_snapshots.repository.contents import Writer
 from prefect_snapshots.repository.index import ChunkCopy
 from prefect_snapshots.repository.maintenance import Problem
@@ -416,3 +416,20 @@ def test_another_copy_of_a_base_or_of_the_chunk_is_read(lonely: tuple[Path, str,
                 flip(place, entries[harmed], 1_000)
                 if data in (harmed, NEAR):
                     assert ToyKind(Repository(place, password=PASSWORDS[kind])).get("near") == NEAR
+
+
+def test_entries_of_a_pack_that_stand_in_two_index_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of the two is lost or damaged: the other one names the pack, but not all that is in it."""
+    monkeypatch.setattr(index, "_LARGEST", 4)
+    place = tmp_path / "r"
+    toy = ToyKind(Repository(place))
+    parts = [random.Random(number).randbytes(70_000) for number in range(5)]
+    toy.put("parts", parts, chunked=True)
+    first, *_, last = sorted((place / "index").iterdir())
+    damages: list[Callable[[], object]] = [first.unlink, lambda: last.write_bytes(b"damaged")]
+    for damage in damages:
+        damage()
+        assert not Repository(place).check().ok
+        Repository(place).repair()
+        assert Repository(place).check(read_data=True).ok
+        assert ToyKind(Repository(place)).get("parts") == b"".join(parts)

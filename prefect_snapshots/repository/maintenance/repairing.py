@@ -265,15 +265,20 @@ def _repair_values(opened: Opened, report: RepairReport, act: Act, elsewhere: El
 
 
 def _repair_index(opened: Opened, condemned: set[bytes], act: Act) -> None:
-    """Add packs that no intact index object lists to the index, from their own tables."""
+    """Add to the index what no intact index object says of packs, from their own tables.
+
+    An object that names a pack need not have all of its entries: others may be in one that is damaged or lost.
+    """
     index = opened.index
     index.load()
-    for pack in list_packs(opened).keys() - named_packs(index) - condemned:
+    for pack in sorted(list_packs(opened).keys() - condemned):
         try:
             entries = read_table(opened.store.location, opened.sealer, pack)
         except (DamagedObject, ObjectMissing):
             continue
-        act(f"add {pack_path(pack)} to the index", partial(index.publish, entries))
+        absent = [entry for entry in entries if entry not in index.find_all(entry.chunk)]
+        if absent:
+            act(f"add {pack_path(pack)} to the index", partial(index.publish, absent))
     for name in list(index.damaged):
         act(f"delete the damaged {name}", partial(opened.store.location.delete, [name]))
         act(f"remove {name} from the index", partial(index.forget, name))
