@@ -134,6 +134,31 @@ def google_tokens() -> Iterator[tuple[str, list[str]]]:
         server.shutdown()
 
 
+@contextlib.contextmanager
+def endless_s3() -> Iterator[str]:
+    """A server that answers every request with bytes that never end."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    self.wfile.write(b"400\r\n" + bytes(1024) + b"\r\n")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer((_HOST, 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        yield f"http://{_HOST}:{server.server_port}"
+        server.shutdown()
+
+
 def service_account(token_uri: str) -> dict[str, str]:
     """What is in the key file of a service account of Google Cloud."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)

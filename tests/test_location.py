@@ -42,8 +42,9 @@ from prefect_snapshots.repository.location import (
     limiting,
     object_store,
     open_location,
+    s3,
 )
-from prefect_snapshots.repository.location.interface import checked
+from prefect_snapshots.repository.location.interface import LARGEST_READ, checked
 from prefect_snapshots.testing import LocationContract, Place
 
 EVERY_USE: list[Callable[[Location], object]] = [
@@ -297,6 +298,15 @@ def test_nothing_in_the_data_ends_an_upload(gcs_storage: Storage) -> None:
     data = b"before\r\n--==0==--\r\nbehind\n--==0==--\nand more"
     assert location.create("a", data)
     assert location.read("a") == data
+
+
+def test_an_answer_of_s3_that_never_ends_fills_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "LARGEST_READ", 100_000)
+    with servers.endless_s3() as endpoint:
+        location = open_location(f"s3://{BUCKET}/endless", servers.s3_options(endpoint))
+        for read in (location.read, lambda path: location.read_range(path, 0, 100)):
+            with pytest.raises(errors.DamagedObject, match="object is damaged: it has more than 100"):
+                read("object")
 
 
 class TestUncertainCreates:
@@ -698,6 +708,15 @@ class TestDirectories:
                 use()
         assert local.size("folder/special") is None
         assert paths(local) == ["folder/object", "folder/special"]
+
+    def test_a_file_that_is_too_large_to_be_ours_is_not_read(self, local: LocalLocation, tmp_path: Path) -> None:
+        local.create("huge", b"x")
+        os.truncate(tmp_path / "repository/huge", LARGEST_READ + 1)
+        for read in (local.read, lambda path: local.read_many([path])):
+            with pytest.raises(errors.DamagedObject, match="more than 1,073,741,824 bytes"):
+                read("huge")
+        assert local.read_range("huge", 0, 2) == b"x\0"
+        assert local.size("huge") == LARGEST_READ + 1
 
     @given(st.text(max_size=30) | st.lists(st.sampled_from(["..", ".", "", "a", "/", "\0", "~"])).map("/".join))
     def test_no_path_leads_out(self, path: str) -> None:

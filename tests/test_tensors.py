@@ -179,6 +179,7 @@ def test_a_pickle_holds_only_the_memory_that_tensors_use() -> None:
         "none": torch.arange(2**20)[3:3],
         "newer": torch.zeros(2**20).to(torch.float8_e4m3fn)[9:11],
         "sparse": torch.eye(3).to_sparse(),
+        "lazy": nn.LazyLinear(3),
     }
     stream, *memory = dump(value)
     assert len(stream) + sum(map(len, memory)) < 10_000
@@ -188,6 +189,7 @@ def test_a_pickle_holds_only_the_memory_that_tensors_use() -> None:
     assert found["none"].shape == (0,)
     assert found["newer"].float().tolist() == [0, 0]
     assert found["sparse"].to_dense().tolist() == torch.eye(3).tolist()
+    assert isinstance(found["lazy"].weight, nn.UninitializedParameter)
     found["overlap"].data[0] = -1
     assert found["view"][2] == -1
 

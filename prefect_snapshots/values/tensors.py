@@ -269,10 +269,10 @@ def _last(shape: Sequence[int], strides: Sequence[int]) -> int:
 
 
 def _storage(tensor: Any) -> Any:
-    """Return the storage of a tensor, or None if it has none: it is traced, or transformed by `vmap` or `grad`."""
+    """Return the storage of a tensor. None if it has none: it is traced, transformed or not initialised."""
     try:
         return tensor.untyped_storage()
-    except RuntimeError:
+    except (RuntimeError, ValueError):
         return None
 
 

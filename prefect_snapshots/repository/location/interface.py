@@ -16,7 +16,7 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
-from ...errors import InvalidArgument, InvalidName, ObjectMissing, PermissionDenied, UnsupportedStorage
+from ...errors import DamagedObject, InvalidArgument, InvalidName, ObjectMissing, PermissionDenied, UnsupportedStorage
 from ...redaction import harmless_options, hider, safe_url
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -26,9 +26,17 @@ E = TypeVar("E", bound=Exception)
 _CONTENDERS = 4
 _PROBE = re.compile(r"probe/[0-9a-f]{32}")
 
+LARGEST_READ = 2**30
+"""The most bytes of an object that is read as a whole. We write less: more could only fill the memory of a reader."""
+
 _SEGMENT = r"[0-9A-Za-z_][0-9A-Za-z._-]*"
 _PATH = re.compile(rf"{_SEGMENT}(/{_SEGMENT})*")
 _TEMPORARY_PATH = re.compile(rf"({_SEGMENT}/)*\.tmp-[0-9a-f]+")
+
+
+def too_large(path: str, most: int) -> DamagedObject:
+    """Return the error for an object that has more bytes than it can have."""
+    return DamagedObject(path, f"it has more than {most:,} bytes, which is more than anything that we write")
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +204,7 @@ class Location(ABC):
 
     @abstractmethod
     def read(self, path: str) -> bytes:
-        """Return all bytes of an object. Raises `ObjectMissing`."""
+        """Return all bytes of an object. Raises `ObjectMissing`, or `DamagedObject` if it is too large to be ours."""
 
     @abstractmethod
     def read_range(self, path: str, start: int, length: int) -> bytes:

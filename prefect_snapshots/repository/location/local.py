@@ -21,6 +21,7 @@ from ..threads import Lock, after_fork
 from . import files
 from .files import NEW_FILE, Directories, Translated, pieces, sync_entry, walk, write_all
 from .interface import (
+    LARGEST_READ,
     Appender,
     Buffer,
     ByteLocks,
@@ -33,6 +34,7 @@ from .interface import (
     is_temporary,
     several,
     temporary_name,
+    too_large,
 )
 from .large_files import LargeFile
 
@@ -66,7 +68,7 @@ class LocalLocation(Location):
 
     def read(self, path: str) -> bytes:
         with self._errors(path), self._open(path) as file:
-            return file.read()
+            return _whole(path, file)
 
     def _read_or_none(self, path: str) -> bytes | None:
         with self._errors(path):
@@ -75,7 +77,7 @@ class LocalLocation(Location):
             except FileNotFoundError:  # readers that poll for new events get this most often, so it must be fast
                 return None
             with file:
-                return file.read()
+                return _whole(path, file)
 
     def read_range(self, path: str, start: int, length: int) -> bytes:
         with self._errors(path), self._open(path) as file:
@@ -233,6 +235,12 @@ class LocalLocation(Location):
                         f"{each} is a file, so no repository can be at {place}. Pass the path of a directory."
                     )
         return None
+
+
+def _whole(path: str, file: io.FileIO) -> bytes:
+    if os.fstat(file.fileno()).st_size > LARGEST_READ:
+        raise too_large(path, LARGEST_READ)
+    return file.read()
 
 
 class _FileWriter(ObjectWriter):

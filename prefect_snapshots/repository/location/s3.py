@@ -6,14 +6,25 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from ...errors import PermissionDenied, SnapshotsError
+from ...errors import DamagedObject, PermissionDenied, SnapshotsError
 from . import object_locks, s3_versions
 from .clients import NO_CACHES, answer_error, blaming_options, unreachable
-from .interface import ObjectInfo
+from .interface import LARGEST_READ, ObjectInfo, too_large
 from .object_locks import ObjectLock, ObjectVersion
 from .object_store import ATTEMPTS, PARALLEL, ObjectStoreLocation
 
 _VERBS = {"ListObjectsV2": "LIST", "DeleteObjects": "DELETE"}
+
+
+async def _read(body: Any, path: str, most: int) -> bytes:
+    """Return all bytes of an answer. It may claim any length or none, and never end."""
+    parts, size = [], 0
+    while part := await body.read(most + 1 - size):
+        parts.append(part)
+        size += len(part)
+        if size > most:
+            raise too_large(path, most)
+    return b"".join(parts)
 
 
 _loaders: dict[str | None, Any] = {}
@@ -62,12 +73,16 @@ class S3Location(ObjectStoreLocation):
         limits = {} if span is None else {"Range": f"bytes={span}"}
         if version is not None:
             limits["VersionId"] = version
+        first, _, last = (span or f"0-{LARGEST_READ - 1}").partition("-")
+        most = int(last) - int(first) + 1
         failures = 0
         while True:
             answer = await self._call(client, "get_object", Key=key, **limits)
             async with answer["Body"] as body:
                 try:
-                    return bytes(await body.read())
+                    return await _read(body, key.removeprefix(self._root), most)
+                except DamagedObject:
+                    raise
                 except Exception:
                     # The connection broke during the download of the object, which s3fs does not retry.
                     failures += 1
