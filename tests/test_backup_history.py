@@ -518,3 +518,12 @@ def test_working_folders_are_private_and_those_of_the_dead_are_deleted(
         with working_folder("dump") as elsewhere:
             assert elsewhere.parent != taken
         assert list(taken.iterdir()) == []
+
+
+def test_a_misspelt_name_or_url_is_told_from_backups_that_are_not_there_yet(tmp_path: Path) -> None:
+    with pytest.raises(BackupNotFound, match=r"of 'shop': there is no repository at file://.*/typo\. Check the URL\."):
+        BackupManager(tmp_path / "typo", name="shop").get_backup("latest")
+    (tmp_path / "data").mkdir()
+    BackupManager(tmp_path / "right", name="shop", directories=[tmp_path / "data"]).create_backup()
+    with pytest.raises(BackupNotFound, match=r"of 'shpo' in file://.*/right\. Did you mean 'shop'\?"):
+        BackupManager(tmp_path / "right", name="shpo").get_backup("latest")

@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from ..errors import DamagedObject, DamagedVersion, IntegrityError
-from ..messages import logger
+from ..errors import BackupNotFound, DamagedObject, DamagedVersion, IntegrityError
+from ..messages import hint, logger
 from ..repository.catalog import Event
 from ..repository.commits import Draft
 from ..repository.maintenance.stream_scanning import scan_stream
@@ -60,7 +60,20 @@ class BackupHistory:
             BackupNotFound: There is no such backup. The message names similar ones.
         """
         with self.tracked.current() as records:
+            if not records.by_name:
+                raise BackupNotFound(self._nothing())
             return records.find(name)
+
+    def _nothing(self) -> str:
+        """Say that there are no backups, and which names have some: the name or the URL may be misspelt."""
+        url = self.repository.url
+        if not self.repository.exists():
+            return f"There is no backup yet of {self.name!r}: there is no repository at {url}. Check the URL."
+        others = [each for each in self.repository.names(KIND) if each != self.name]
+        have = f"{hint(self.name, others)} " if others else ""
+        return (
+            f"There is no backup yet of {self.name!r} in {url}. {have}Make one with `prefect-snapshots backups create`."
+        )
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[tuple[Backup, Archive]]:
