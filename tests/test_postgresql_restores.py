@@ -484,13 +484,16 @@ def test_what_no_dump_contains_is_named(server: Server, admin: Client, shop: Cli
     shop(
         "CREATE FUNCTION pg_catalog.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE TABLE a (i int PRIMARY KEY); "
         "CREATE INDEX broken ON a (i); UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'broken'::regclass; "
-        "CREATE TABLE b (i int CONSTRAINT f REFERENCES a); ALTER TABLE b DISABLE TRIGGER ALL"
+        "CREATE TABLE b (i int CONSTRAINT f REFERENCES a); ALTER TABLE b DISABLE TRIGGER ALL; CREATE EXTENSION hstore; "
+        "CREATE TABLE c (i int); ALTER EXTENSION hstore ADD TABLE c; INSERT INTO c VALUES (1); CREATE TABLE d (i int); "
+        "ALTER EXTENSION hstore ADD TABLE d"
     )
     with of(server).dump() as dump:
-        assert sorted((note.text.partition(" is ")[0].partition(":")[0], note.left_out) for note in dump.notes) == [
+        assert sorted((re.split(" is | are |:", note.text)[0], note.left_out) for note in dump.notes) == [
             ("Foreign key 'f' of public.b", False),
             ("Function pg_catalog.mine()", True),
             ("Index public.broken", False),
+            ("The rows of table public.c", False),
         ]
     assert of(server).check_restorable() == []
     shop("ALTER TABLE b ALTER i SET DEFAULT pg_catalog.mine()")

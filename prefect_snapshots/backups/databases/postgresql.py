@@ -330,6 +330,12 @@ SELECT coalesce(jsonb_agg(told), '[]') FROM (
   UNION ALL SELECT jsonb_build_array(format('Index %s is invalid, and no restore brings it back. Run REINDEX INDEX, or '
     'drop it.', indexrelid::regclass), false, false) FROM pg_index JOIN pg_class c ON c.oid = indexrelid
     WHERE NOT indisvalid AND relkind = 'i' AND relpersistence <> 't'
+  UNION ALL SELECT jsonb_build_array(format('The rows of table %s are not in the backup, because it belongs to the '
+    'extension %s, which does not mark it for dumps (pg_extension_config_dump).', c.oid::regclass, extname),
+    false, false)
+    FROM pg_extension e JOIN pg_depend d ON (refclassid, refobjid, deptype) = ('pg_extension'::regclass, e.oid, 'e')
+    JOIN pg_class c ON (d.classid, d.objid) = ('pg_class'::regclass, c.oid)
+    WHERE relkind = 'r' AND c.oid <> ALL (coalesce(extconfig, '{}')) AND pg_relation_size(c.oid) > 0
   UNION ALL SELECT jsonb_build_array(format('Foreign key %L of %s: its own triggers are disabled, so it is not '
     'checked. A restore enables them.', conname, conrelid::regclass), false, false) FROM pg_constraint k
     WHERE contype = 'f' AND EXISTS (
@@ -502,7 +508,8 @@ class PostgreSQL(ServerDatabase):
             "roles (unless you back up [the whole server](backups.md#whole-servers)), tablespaces (if the server has "
             "those of the backup, tables are restored to them; else to the default one, with a warning), replication "
             "slots, statistics (`ANALYZE` is run), invalid indexes, disabled triggers of foreign keys, and your own "
-            "objects in `pg_catalog` (a backup names these three), changes of objects that belong to an extension"
+            "objects in `pg_catalog` (a backup names these three), changes of objects that belong to an extension, "
+            "and the rows of its tables that it does not mark for dumps (a backup names these tables)"
         ),
     )
     default_port: ClassVar[int] = 5432
