@@ -35,6 +35,7 @@ import scipy.sparse  # type: ignore[import-untyped]
 import scipy.stats  # type: ignore[import-untyped]
 import sklearn.feature_extraction.text as sklearn_text
 import torch
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -344,6 +345,10 @@ SAME = {
     ),
     "sparse tensor": (torch.sparse_coo_tensor(torch.tensor([[0]]), torch.tensor([2.0]), (2,)), DUPLICATES),
     "conjugated": (torch.tensor([1 + 1j]).conj(), torch.tensor([1 - 1j])),
+    "trees of xarray": (
+        xr.DataTree.from_dict({"/a": xr.Dataset({"x": ("d", [1])})}),
+        xr.DataTree.from_dict({"/a": xr.Dataset({"x": ("d", [1])})}),
+    ),
     "polars objects": (pl.Series([Fraction(1, 2)], dtype=pl.Object), pl.Series([Fraction(2, 4)], dtype=pl.Object)),
     "view": (torch.arange(4.0)[::2], torch.tensor([0.0, 2.0])),
 }

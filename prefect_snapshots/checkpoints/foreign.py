@@ -133,6 +133,7 @@ def _scipy(canon: CanonicalWriter, value: Any) -> bool:
 def _xarray(canon: CanonicalWriter, value: Any) -> bool:
     """Write an array or data set. Whether it was asked for its attributes, and how it was stored, is not content."""
     xarray = sys.modules["xarray"]
+    tree: Any = getattr(xarray, "DataTree", ())  # older versions have none
     if isinstance(value, xarray.Variable):
         _start(canon, value, value.dims, value.values, dict(value.attrs))
     elif isinstance(value, xarray.DataArray):
@@ -140,6 +141,8 @@ def _xarray(canon: CanonicalWriter, value: Any) -> bool:
     elif isinstance(value, xarray.Dataset):
         variables = dict(value.variables)
         _start(canon, value, variables, set(value.coords), dict(value.attrs))
+    elif isinstance(value, tree):
+        _start(canon, value, value.name, value.to_dataset(inherit=False), dict(value.children))
     else:
         return False
     return True
