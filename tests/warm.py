@@ -126,9 +126,18 @@ def _become(request: bytes, files: list[int]) -> None:
 
 
 def _command() -> Callable[[], None]:
-    for module in ("artifacts", "backups", "checkpoints", "repository", "snapshots"):
+    for module in ("artifacts", "backups", "checkpoints", "repository", "snapshots", "cli.program"):
         importlib.import_module(f"prefect_snapshots.{module}")
-    importlib.import_module("s3fs")
+    for module in (
+        "cyclopts.help",
+        "docstring_parser",
+        "humanize",
+        "numpy",
+        "rich.markdown",
+        "rich._emoji_codes",
+        "s3fs",
+    ):
+        importlib.import_module(module)
     from prefect_snapshots.cli import main
 
     return main
@@ -150,7 +159,8 @@ def _prefect() -> Callable[[], None]:
 def _python() -> Callable[[], None]:
     for module in ("artifacts", "backups", "checkpoints", "snapshots"):
         importlib.import_module(f"prefect_snapshots.integration.{module}")
-    importlib.import_module("prefect.flow_engine")
+    for module in ("anyio._backends._asyncio", "numpy.ma", "prefect.flow_engine", "pydantic.v1", "rich._emoji_codes"):
+        importlib.import_module(module)
     from prefect.context import refresh_global_settings_context
 
     def run() -> None:
