@@ -147,9 +147,10 @@ _SESSION = (
 _IN_THE_WAY = """
 SELECT to_jsonb(coalesce(string_agg(format('-c %s=%s', name, CASE vartype WHEN 'bool' THEN 'off' ELSE '0' END), ' '),
   '')) FROM pg_settings
-WHERE name IN ('idle_session_timeout', 'default_transaction_read_only') AND reset_val NOT IN ('0', 'off')
+WHERE name IN ('idle_session_timeout', 'default_transaction_read_only', 'statement_timeout')
+  AND reset_val NOT IN ('0', 'off')
 """
-"""The same for `pg_restore`, which does not switch them off by itself."""
+"""The same for `pg_restore`, which does not switch them off by itself, or only after its first statement."""
 
 _LISTS = (
     *("local_preload_libraries", "search_path", "session_preload_libraries", "shared_preload_libraries"),
