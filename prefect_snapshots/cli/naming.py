@@ -41,7 +41,10 @@ def choose(wanted: str, known: Sequence[str], what: str, error: type[SnapshotsEr
         return wanted
     meant = [*known[:1]] if wanted == LATEST else [name for name in known if wanted and name.startswith(wanted)]
     if meant and whole:
-        raise error(f"{wanted!r} may mean {_some(meant)}. Nothing was changed: this command needs the whole name.")
+        raise error(
+            f"There is no {what} {wanted!r}. Did you mean {_some(meant)}? Nothing was changed: this command needs the "
+            "whole name."
+        )
     if len(meant) == 1:
         return meant[0]
     if meant:
