@@ -148,6 +148,15 @@ def storage(request: pytest.FixtureRequest) -> Storage:
     return found
 
 
+@pytest.fixture(
+    params=["local", "s3", *(pytest.param(kind, marks=pytest.mark.nightly) for kind in ("memory", "seaweedfs", "gcs"))]
+)
+def main_storage(request: pytest.FixtureRequest) -> Storage:
+    """A directory and a bucket in turn, empty, for tests that take long. At night also the other kinds of storage."""
+    found: Storage = request.getfixturevalue(f"{request.param}_storage")
+    return found
+
+
 @pytest.fixture(params=["s3", "gcs"])
 def behind_proxy(request: pytest.FixtureRequest) -> Iterator[tuple[Storage, servers.Proxy]]:
     """Both kinds of object store in turn, empty and behind a proxy that can misbehave."""

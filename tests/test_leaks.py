@@ -68,7 +68,7 @@ def use_every_kind(repository: Repository, folder: Path) -> BackupManager:
     return backups
 
 
-@pytest.mark.parametrize("place", ["memory_storage", "s3_storage"])
+@pytest.mark.parametrize("place", ["memory_storage", pytest.param("s3_storage", marks=pytest.mark.nightly)])
 def test_an_encrypted_repository_tells_nothing(place: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """No name and no byte shows what is stored, and no name follows from it: two secrets have no name in common."""
     storage: Storage = request.getfixturevalue(place)

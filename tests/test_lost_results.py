@@ -116,8 +116,8 @@ def test_a_lost_segment_is_named_and_repaired(local_storage: Storage, loss: str,
 @pytest.mark.parametrize(
     "loss", [*(pytest.param(each, marks=pytest.mark.nightly) for each in ("deleted", "emptied")), "cut at a record"]
 )
-def test_a_lost_segment_is_named_and_repaired_in_every_storage(storage: Storage, loss: str) -> None:
-    lose_and_repair(storage, loss, merged=False)
+def test_a_lost_segment_is_named_and_repaired_in_every_storage(main_storage: Storage, loss: str) -> None:
+    lose_and_repair(main_storage, loss, merged=False)
 
 
 def lose_and_repair(storage: Storage, loss: str, merged: bool) -> None:

@@ -792,7 +792,7 @@ def test_a_drill_lets_the_code_of_a_backup_do_nothing(
 
 @pytest.mark.long
 def test_a_restore_that_is_killed_at_any_step_of_its_switch_is_old_or_new(
-    server: Server, admin: Client, shop: Client
+    server: Server, admin: Client, shop: Client, every: int
 ) -> None:
     shop("CREATE TABLE t AS SELECT 'new' AS state")
     database = of(server)
@@ -805,7 +805,7 @@ def test_a_restore_that_is_killed_at_any_step_of_its_switch_is_old_or_new(
         assert leftovers(admin) == []
 
     begin = functools.partial(shop, "UPDATE t SET state = 'old'")
-    assert killed_at_each_step(database, kept, postgresql._Session, "_answer", begin, look) > 5
+    assert killed_at_each_step(database, kept, postgresql._Session, "_answer", begin, look, every=every) > 5
 
 
 def test_a_restore_on_another_machine_is_named(
@@ -1130,7 +1130,9 @@ def test_roles_of_a_restore_that_fails_are_dropped(server: Server, whole: Client
     assert database_servers.psql(server, "shop")("SELECT count(*) FROM t;") == ["2"]
 
 
-def test_a_restore_of_roles_that_is_killed_at_any_step_is_taken_over_by_the_next(server: Server, admin: Client) -> None:
+def test_a_restore_of_roles_that_is_killed_at_any_step_is_taken_over_by_the_next(
+    server: Server, admin: Client, every: int
+) -> None:
     roles = PostgreSQLRoles(f"postgresql://postgres@127.0.0.1:{server.port}/", PASSWORD)
     admin("""
         CREATE ROLE reader LOGIN VALID UNTIL '2031-01-01 00:00:00+00'; ALTER ROLE reader SET work_mem = '1MB';
@@ -1155,7 +1157,9 @@ def test_a_restore_of_roles_that_is_killed_at_any_step_is_taken_over_by_the_next
             assert "CONNECTION LIMIT 7" in found, "it was killed when it had ended"
 
     begin = functools.partial(admin, "DROP ROLE reader, writer;")
-    assert killed_at_each_step(roles, other, postgresql._Session, "_answer", begin, look, staging=True) > 10
+    assert (
+        killed_at_each_step(roles, other, postgresql._Session, "_answer", begin, look, staging=True, every=every) > 10
+    )
 
 
 def kill_a_whole_restore(server: Server, admin: Client, folder: Path, chosen: Callable[[int], Iterable[int]]) -> None:

@@ -840,8 +840,8 @@ def test_clearing_beside_a_run_makes_it_go_on_in_a_new_segment(repository: Repos
     assert one.load(missing=None) in ([None] * 5 + [5, 6, 7, 8, 9], [None] * 6 + [6, 7, 8, 9])
 
 
-def test_small_segments_are_merged_and_the_old_ones_pruned(storage: Storage) -> None:
-    repository = Repository(storage.url, storage_options=storage.storage_options)
+def test_small_segments_are_merged_and_the_old_ones_pruned(main_storage: Storage) -> None:
+    repository = Repository(main_storage.url, storage_options=main_storage.storage_options)
     for start in range(0, 50, 5):
         snapper(range(start, start + 5), double, repository, batch_size=2).start()
     one = snapper(range(50), double, repository, batch_size=5)

@@ -6,6 +6,7 @@ The demo works from nothing, and again; it leaves its report behind, and no proc
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import sqlite3
 import subprocess
@@ -66,10 +67,13 @@ def assert_same(training: Any, repository: str, other: str) -> None:
     assert best_of(repository) == best_of(other)
 
 
-def test_stopping_after_every_epoch_changes_no_bit(training: Any, undisturbed: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stops", [(2,), pytest.param((1, 2, 3), marks=pytest.mark.nightly)], ids=["one", "every"])
+def test_stopping_after_every_epoch_changes_no_bit(
+    training: Any, undisturbed: str, tmp_path: Path, stops: tuple[int, ...]
+) -> None:
     repository = str(tmp_path / "repository")
-    for epochs in (1, 2, 3, 4):
-        assert training.train(epochs, repository=repository).resumed_from == epochs - 1
+    for before, epochs in itertools.pairwise((0, *stops, 4)):
+        assert training.train(epochs, repository=repository).resumed_from == before
     assert_same(training, repository, undisturbed)
     assert len(best_of(repository)) == 3
 
