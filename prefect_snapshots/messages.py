@@ -12,6 +12,9 @@ from typing import Any
 _SEARCHED = 2_000
 """The most names that are searched for similar ones. More would make an error message take seconds."""
 
+_SHOWN = 3
+"""How many names a message lists."""
+
 
 def printable(text: str) -> str:
     """Return a string in one line, with all invisible characters escaped.
@@ -69,6 +72,35 @@ def hint(wanted: object, existing: Iterable[str]) -> str:
         return f"There is only {names[0]!r}." if names else "There are none."
     more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
     return f"There are: {', '.join(names[-3:])}{more}."
+
+
+def whole_name_needed(what: str, wanted: str, meant: Sequence[str]) -> str:
+    """Return the message of a deletion that would take part of a name, or `latest`, for a version.
+
+    Example:
+        >>> whole_name_needed("backup", "latest", ["shop_2026"])
+        "There is no backup 'latest'. Did you mean shop_2026? Nothing was changed: this command needs the whole name."
+    """
+    return (
+        f"There is no {what} {wanted!r}. Did you mean {some_names(meant)}? Nothing was changed: this command needs the "
+        "whole name."
+    )
+
+
+def some_names(names: Sequence[str]) -> str:
+    """Return the first names of many, as in `a, b, c and 1,000 more`: enough to choose from, and short."""
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
+
+
+def scheme_hint(scheme: str, known: Iterable[str]) -> str:
+    """Return a question for a message about an unknown scheme of a URL, or nothing if no known one is similar.
+
+    Example:
+        >>> scheme_hint("postgrsql", ["postgresql", "sqlite"]), scheme_hint("oracle", ["postgresql", "sqlite"])
+        (' Did you mean postgresql://?', '')
+    """
+    close = _similar(scheme.lower(), sorted(known))
+    return f" Did you mean {close[0]}://?" if close else ""
 
 
 def _similar(wanted: object, names: Sequence[str]) -> list[str]:

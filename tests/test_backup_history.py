@@ -36,6 +36,7 @@ from prefect_snapshots.errors import (
     NotProven,
     Pinned,
     RestoreFailed,
+    SourceUnusable,
 )
 from prefect_snapshots.filesystem import SnapshotsFileSystem
 from prefect_snapshots.repository.commits import Draft
@@ -527,3 +528,14 @@ def test_a_misspelt_name_or_url_is_told_from_backups_that_are_not_there_yet(tmp_
     BackupManager(tmp_path / "right", name="shop", directories=[tmp_path / "data"]).create_backup()
     with pytest.raises(BackupNotFound, match=r"of 'shpo' in file://.*/right\. Did you mean 'shop'\?"):
         BackupManager(tmp_path / "right", name="shpo").get_backup("latest")
+    with pytest.raises(BackupNotFound, match=r"Did you mean 'shop'\?"):
+        BackupManager(tmp_path / "right", name="shpo").delete_backup("latest")
+
+
+@pytest.mark.parametrize("path", ["misspelt.db", "nowhere/app.db", "file/app.db"])
+def test_a_database_file_that_does_not_exist_is_named_before_anything_is_stored(tmp_path: Path, path: str) -> None:
+    (tmp_path / "file").touch()
+    manager = BackupManager(tmp_path / "repository", databases=[SQLite(str(tmp_path / path))])
+    with pytest.raises(SourceUnusable, match=rf"^{tmp_path / path} does not exist\.$"):
+        manager.create_backup()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["file"]

@@ -34,7 +34,7 @@ from servers import Storage
 
 from prefect_snapshots import BackupManager, Repository, RetentionPolicy, safe_experiment
 from prefect_snapshots.backups import HookCall, Hooks
-from prefect_snapshots.backups.databases import MariaDB, PostgreSQL, SQLite
+from prefect_snapshots.backups.databases import MariaDB, PostgreSQL, SQLite, open_databases
 from prefect_snapshots.backups.directories import SourceSummary
 from prefect_snapshots.backups.records import BackupRecords, backup_name, part_record, slug
 from prefect_snapshots.backups.sources import Database, Dump, DumpReader
@@ -198,6 +198,8 @@ def test_delete(world: World) -> None:
         world.manager.get_backup(gone.name)
     with pytest.raises(Pinned, match="force=True"):
         world.manager.delete_backup(kept.name)
+    with pytest.raises(BackupNotFound, match=rf"no backup 'latest'\. Did you mean {kept.name}\? Nothing was changed"):
+        world.manager.delete_backup("latest", force=True)
     assert world.names() == [kept.name]
     world.manager.delete_backup(kept.name, force=True)
     assert world.names() == []
@@ -360,6 +362,15 @@ def test_a_wrong_name_deletes_and_restores_nothing(world: World, name: Any) -> N
     assert (world.state(), world.names()) == before
 
 
+@pytest.mark.parametrize("url", ["postgrsql://ada:secret@host/shop", "PostgreSQL://host/shop", "postgrsql://host/*"])
+def test_a_misspelt_scheme_of_a_database_is_hinted(url: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"Did you mean postgresql://\? Write one of") as caught:
+        open_databases(url)
+    assert "secret" not in str(caught.value)
+    with pytest.raises(InvalidArgument, match=r"'oracle'\. Write one of"):
+        open_databases("oracle://host/shop")
+
+
 def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
     for one in ("app.db", {"app.db": 1}):
         with pytest.raises(InvalidArgument, match=r"databases must be a list, not (str|dict)"):
@@ -402,7 +413,7 @@ def test_looking_creates_no_repository(tmp_path: Path) -> None:
     manager = BackupManager(tmp_path / "repository")
     assert manager.list_backups() == []
     assert manager.cleanup().rows == manager.cleanup(dry_run=True).rows == ()
-    with pytest.raises(BackupNotFound, match="There are none"):
+    with pytest.raises(BackupNotFound, match=r"of 'default': there is no repository at"):
         manager.delete_backup("x")
     assert not (tmp_path / "repository").exists()
 

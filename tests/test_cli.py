@@ -1103,7 +1103,8 @@ def test_a_search_that_finds_nothing_says_what_may_be_misspelt(models: Program) 
         "snapshots list train --tag evn": "Nothing here has the tag 'evn'. Did you mean 'even'",
     }.items():
         done = models.run(*command.split())
-        assert said in done.stdout + done.stderr
+        assert said in done.stderr, "scripts read the other one"
+        assert "Nothing here" not in done.stdout
     assert "Nothing here" not in models.run("artifacts", "list", "notes", "--where", "loss>1").stdout
 
 

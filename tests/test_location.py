@@ -919,3 +919,11 @@ def test_a_second_client_of_s3_parses_nothing_again(moto_endpoint: str, monkeypa
     monkeypatch.setattr(JSONFileLoader, "load_file", noted)
     assert open_location(f"s3://{BUCKET}/two", options).size("missing") is None
     assert parsed == []
+
+
+@pytest.mark.parametrize(("url", "meant"), [("s4://bucket", "s3"), ("GSS://bucket", "gs"), ("stfp://host/a", "sftp")])
+def test_a_misspelt_scheme_is_hinted(url: str, meant: str) -> None:
+    with pytest.raises(errors.InvalidArgument, match=rf":// URLs\. Did you mean {meant}://\? Pass"):
+        open_location(url)
+    with pytest.raises(errors.InvalidArgument, match=r"xyzzy:// URLs\. Pass"):
+        open_location("xyzzy://bucket")

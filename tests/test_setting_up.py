@@ -72,11 +72,13 @@ def test_three_answers_are_enough(shop: Program, client: SyncPrefectClient) -> N
     answers = [("separated by spaces: ", "uploads app.db"), ("[./snapshots]: ", "kept"), ("[0 2 * * *]: ", "")]
     # What makes no sense is asked for again, and what was answered before stays.
     wrong = [(answers[0][0], "uplods 'app.db"), (answers[0][0], "uplods"), (answers[0][0], "")]
-    answers = [*wrong, *answers[:2], (answers[2][0], "every day"), answers[2]]
+    answers = [*wrong, *answers[:2], (answers[2][0], "every day"), (answers[2][0], "24:00"), (answers[2][0], "2:30")]
     said, shown = shop.typing("init", "--name", "shop", answers=answers)
     assert "quotation marks" in shown
     assert "There is no directory, file or database 'uplods'." in shown
     assert "'every day' is not a cron expression" in shown
+    assert "'0 24 * * *' is not a cron expression" in shown
+    assert "Backups are made every day at 02:30 (30 2 * * *)." in shown
     manager = BackupManager(shop.directory / "kept", name="shop")
     [first] = manager.list_backups()
     assert first.name in said
@@ -100,7 +102,7 @@ def test_three_answers_are_enough(shop: Program, client: SyncPrefectClient) -> N
     }
     [nightly] = [each for each in client.read_deployments() if str(each.entrypoint).endswith("create_backup")]
     assert nightly.work_pool_name == "snapshots"
-    assert [schedule.schedule.cron for schedule in nightly.schedules] == ["0 2 * * *"]  # type: ignore[union-attr]
+    assert [schedule.schedule.cron for schedule in nightly.schedules] == ["30 2 * * *"]  # type: ignore[union-attr]
 
     # What is deployed works: the flow finds the repository by the block.
     made: Backup = load_flow_from_entrypoint(str(nightly.entrypoint))(**nightly.parameters)

@@ -56,6 +56,7 @@ from prefect_snapshots import (
     RetentionPolicy,
     Snapshot,
     SnapshotManager,
+    load_latest,
 )
 from prefect_snapshots.errors import (
     DamagedObject,
@@ -361,7 +362,7 @@ def test_a_wrong_call_says_what_it_should_be() -> None:
     public: Any = prefect_snapshots
     manager = public.SnapshotManager(name="train")
     wrong: list[tuple[Callable[[], Any], str]] = [
-        (lambda: manager["first"], "'train' has no snapshot 'first'. There are none."),
+        (lambda: manager["first"], "There are no snapshots under the name 'train'."),
         (lambda: manager.query.evaluate("best"), "A query needs a condition, such as ByTag('best'), not str."),
         (lambda: manager.query.by_tags(3), "tags must be a string or a sequence of strings, not int."),
         (lambda: public.SnapshotManager(max_snapshots="3"), "max_snapshots must be an integer of at least 1, not '3'."),
@@ -1704,3 +1705,26 @@ def test_a_file_keeps_the_retention_policy(tmp_path: Path) -> None:
     assert copy.retention == policy
     copy.save_snapshot(4, "s4")
     assert list(copy) == ["s0", "s3", "s4"]
+
+
+def test_a_misspelt_name_or_url_is_told_from_snapshots_that_are_not_there_yet(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "right")
+    SnapshotManager(repository, name="train").save_snapshot(1, "one")
+    ArtifactRegistry(repository).log_artifact("trains", 1)
+    misspelt = SnapshotManager(repository, name="trian")
+    reads: list[Callable[[], Any]] = [
+        lambda: misspelt.get_snapshot("one"),
+        lambda: misspelt.delete_snapshot("one"),
+        lambda: misspelt.pin("one"),
+        lambda: misspelt.describe(description="best"),
+        lambda: misspelt.rename("other"),
+        lambda: load_latest("trian", repository=repository),
+    ]
+    for read in reads:
+        with pytest.raises(SnapshotNotFound, match=r"name 'trian' in file://.*/right\. Did you mean 'train'\?"):
+            read()
+    assert load_latest("trian", 0, repository) == 0
+    elsewhere = SnapshotManager(tmp_path / "typo", name="train")
+    with pytest.raises(SnapshotNotFound, match=r"'train': there is no repository at file://.*/typo\. Check the URL\."):
+        elsewhere.get_snapshot("one")
+    assert not (tmp_path / "typo").exists()

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from ..errors import InvalidArgument, Pinned
+from ..errors import BackupNotFound, InvalidArgument, Pinned
+from ..messages import whole_name_needed
 from ..repository.commits import Draft
 from ..repository.progress import Progress
 from ..retention import CleanupReport, RetentionItem, RetentionPolicy, RetentionRow
 from .history import KIND, BackupHistory
 from .making import checked_string, checked_tags
-from .records import Backup, BackupRecords, changes_body, clocks_behind
+from .records import LATEST, Backup, BackupRecords, changes_body, clocks_behind
 
 LAST_PROVEN = "last proven"
 """The reason why retention keeps the last backup that a drill has proven."""
@@ -57,6 +58,8 @@ def delete(history: BackupHistory, name: str, force: bool) -> None:
     """See `BackupManager.delete_backup`."""
 
     def draft(records: BackupRecords) -> Draft:
+        if name == LATEST and records.by_name and name not in records.by_name:
+            raise BackupNotFound(whole_name_needed("backup", name, [records.find(name)[1].name]))
         event, backup = records.get(name)
         if backup.pinned and not force:
             why = "is pinned" if backup.broken is None else "has a record that cannot be read"

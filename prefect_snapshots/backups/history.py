@@ -6,15 +6,15 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from ..errors import BackupNotFound, DamagedObject, DamagedVersion, IntegrityError
-from ..messages import hint, logger
+from ..errors import DamagedObject, DamagedVersion, IntegrityError
+from ..messages import logger
 from ..repository.catalog import Event
 from ..repository.commits import Draft
 from ..repository.maintenance.stream_scanning import scan_stream
 from ..repository.origin import host
 from ..repository.repository import Repository
 from ..repository.threads import Lock
-from ..repository.tracking import TrackedStream, damage_of
+from ..repository.tracking import TrackedStream, absence, damage_of
 from .archive import Archive
 from .journal import Change, RestoreRecord
 from .records import Backup, BackupRecords, FailedBackup, broken_record, failure_body
@@ -42,8 +42,11 @@ class BackupHistory:
         """The stream of these backups. It is opened on first use, so creating a manager reads nothing."""
         with self._lock:
             if self._tracked is None:
-                self._tracked = TrackedStream(self.repository, KIND, self.name, BackupRecords())
+                self._tracked = TrackedStream(self.repository, KIND, self.name, BackupRecords(self._absence))
             return self._tracked
+
+    def _absence(self) -> str:
+        return f" of {self.name!r}{absence(self.repository, KIND, self.name)}"
 
     def backups(self) -> list[Backup]:
         """Return all backups, the last committed first. Those with a damaged record are `broken`."""
@@ -60,20 +63,7 @@ class BackupHistory:
             BackupNotFound: There is no such backup. The message names similar ones.
         """
         with self.tracked.current() as records:
-            if not records.by_name:
-                raise BackupNotFound(self._nothing())
             return records.find(name)
-
-    def _nothing(self) -> str:
-        """Say that there are no backups, and which names have some: the name or the URL may be misspelt."""
-        url = self.repository.url
-        if not self.repository.exists():
-            return f"There is no backup yet of {self.name!r}: there is no repository at {url}. Check the URL."
-        others = [each for each in self.repository.names(KIND) if each != self.name]
-        have = f"{hint(self.name, others)} " if others else ""
-        return (
-            f"There is no backup yet of {self.name!r} in {url}. {have}Make one with `prefect-snapshots backups create`."
-        )
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[tuple[Backup, Archive]]:

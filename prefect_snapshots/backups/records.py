@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -29,6 +29,8 @@ from .journal import RestoreRecord, apply_restore_event
 
 LATEST = "latest"
 """Means the newest regular backup wherever one is read. No backup has this name, because names contain the time."""
+
+_MAKE_ONE = "Make one with `prefect-snapshots backups create`."
 
 SLUG_LIMIT = 60
 """Most characters of a description in a name: with the manager's name and the time it still fits one line."""
@@ -221,9 +223,15 @@ class FailedBackup:
 
 
 class BackupRecords:
-    """All backups of one stream in the order of their commits, failed ones, and restores that have not ended."""
+    """All backups of one stream in the order of their commits, failed ones, and restores that have not ended.
 
-    def __init__(self) -> None:
+    Args:
+        absence: A function that returns the end of the sentence that there is no backup yet. It is called only for that
+            message.
+    """
+
+    def __init__(self, absence: Callable[[], str] = lambda: ".") -> None:
+        self._absence = absence
         self.by_name: dict[str, tuple[Event, Backup]] = {}
         self.restores: dict[str, RestoreRecord] = {}
         self.failures: tuple[FailedBackup, ...] = ()
@@ -232,7 +240,7 @@ class BackupRecords:
 
     def copy(self) -> BackupRecords:
         """Return a copy that later events do not change."""
-        other = BackupRecords()
+        other = BackupRecords(self._absence)
         other.by_name, other.restores = dict(self.by_name), dict(self.restores)
         other.failures = self.failures
         other._names, other._given = dict(self._names), set(self._given)
@@ -290,6 +298,8 @@ class BackupRecords:
         Raises:
             BackupNotFound: There is no such backup. The message names similar ones.
         """
+        if not self.by_name:
+            raise BackupNotFound(f"There is no backup yet{self._absence()} {_MAKE_ONE}")
         found = self.by_name.get(name) if isinstance(name, str) else None
         if found is None:
             raise BackupNotFound(f"No backup is named {name!r}. {hint(name, self.by_name)}")
@@ -297,12 +307,12 @@ class BackupRecords:
 
     def find(self, name: str) -> tuple[Event, Backup]:
         """Do what `get` does, and also accept "latest": the last committed backup that is `regular`."""
-        if name != LATEST:
+        if name != LATEST or not self.by_name:
             return self.get(name)
         for event, backup in reversed(self.by_name.values()):
             if backup.regular:
                 return event, backup
-        raise BackupNotFound("There is no backup yet. Make one with `prefect-snapshots backups create`.")
+        raise BackupNotFound(f"There is no backup yet, except for those before restores. {_MAKE_ONE}")
 
     def free_name(self, name: str) -> str:
         """Return the name, or if it is taken, the first free one of `name_2`, `name_3`, ... No name is reused."""

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,8 @@ from .project_settings import BLOCKS, REPOSITORY_BLOCK, TABLE, configuration, wr
 from .session import Session, SessionArgument, at_terminal
 
 Answered = TypeVar("Answered")
+
+_TIME = re.compile(r"(\d{1,2}):(\d{2})", re.ASCII)
 
 _KEPT = ("repository", "name", "databases", "directories", "files")
 """What is written to pyproject.toml."""
@@ -66,7 +69,10 @@ def init(
     )
     if cron is None and not no_deployments:
         cron = _ask(
-            session, f"When are backups made? A cron expression, in the time zone {timezone}", checked_cron, NIGHTLY
+            session,
+            f"When are backups made? A time of day such as 02:00, or a cron expression, in the time zone {timezone}",
+            _schedule,
+            NIGHTLY,
         )
     planned = plan(USUAL, sources, place, cron or NIGHTLY, timezone, work_pool)  # raises before anything is done
     if not no_deployments:
@@ -119,6 +125,16 @@ def _ask(
                 return understand(answer.strip() or default)
             except (InvalidArgument, MissingDependency) as error:
                 print(printable(str(error)), file=sys.stderr)
+
+
+def _schedule(answer: str) -> str:
+    """Return a cron expression, or that of every day at a time such as 2:30."""
+    if (time := _TIME.fullmatch(answer)) is None:
+        return checked_cron(answer)
+    hour, minute = map(int, time.groups())
+    cron = checked_cron(f"{minute} {hour} * * *")
+    print(f"Backups are made every day at {hour:02}:{minute:02} ({cron}).", file=sys.stderr)
+    return cron
 
 
 def _place(answer: str) -> str:

@@ -7,15 +7,12 @@ from collections.abc import Sequence
 from cyclopts import Parameter
 
 from ..errors import InvalidArgument, SnapshotsError
-from ..messages import hint
+from ..messages import hint, some_names, whole_name_needed
 
 LATEST = "latest"
 
 NAME = Parameter(help="Look only under this name. Default: any.")
 """What `--name` says for commands that look for one version, and would find it without the name, too."""
-
-_SHOWN = 3
-"""How many names a message lists: enough to choose from, and the message stays on one line."""
 
 
 def choose(wanted: str, known: Sequence[str], what: str, error: type[SnapshotsError], *, whole: bool = False) -> str:
@@ -41,16 +38,9 @@ def choose(wanted: str, known: Sequence[str], what: str, error: type[SnapshotsEr
         return wanted
     meant = [*known[:1]] if wanted == LATEST else [name for name in known if wanted and name.startswith(wanted)]
     if meant and whole:
-        raise error(
-            f"There is no {what} {wanted!r}. Did you mean {_some(meant)}? Nothing was changed: this command needs the "
-            "whole name."
-        )
+        raise error(whole_name_needed(what, wanted, meant))
     if len(meant) == 1:
         return meant[0]
     if meant:
-        raise InvalidArgument(f"{wanted!r} may be {_some(meant)}. Type more of it.")
+        raise InvalidArgument(f"{wanted!r} may be {some_names(meant)}. Type more of it.")
     raise error(f"There is no {what} {wanted!r}. {hint(wanted, reversed(known))}")
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")

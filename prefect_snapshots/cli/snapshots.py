@@ -17,7 +17,7 @@ from cyclopts import App, Parameter, Token
 from cyclopts.validators import Number
 
 from ..errors import InvalidArgument, PickleRefused, Pinned
-from ..messages import hint
+from ..messages import hint, logger
 from . import views
 from .completion import completed, snapshot_ids, snapshot_names
 from .naming import NAME
@@ -92,14 +92,14 @@ def list_snapshots(
         return _list_names(session.open())
     _check_mode(mode, rank_by)
 
-    from ..repository.conditions import Condition
     from ..snapshots import BySearch, ByTag, ByTimeRange, SnapshotManager
     from .finding import best_of, check_known
 
     repository = session.open()
     check_known(repository, name)
     manager: SnapshotManager[Any] = SnapshotManager(repository, name=name, rank_by=rank_by, mode=mode or "max")
-    conditions: list[Expression] = [ByTimeRange(since, until), ByTag(tag or []), *map(BySearch, where or ())]
+    searches = [BySearch(text) for text in where or ()]
+    conditions: list[Expression] = [ByTimeRange(since, until), ByTag(tag or []), *searches]
     ids = manager.query.evaluate(functools.reduce(operator.and_, conditions))
     records = [manager.records.by_id[snapshot_id] for snapshot_id in reversed(ids)]
     best = None
@@ -115,14 +115,15 @@ def list_snapshots(
         "best": best,
         "snapshots": [{"name": name, **asdict(record.info)} for record in records[:limit]],
     }
-    remarks = [views.summary(document)]
     if not records:
         every = list(manager.records.by_id.values())
-        for text in where or ():
-            remarks += Condition(text).unknown_fields((record.fields, record.metadata) for record in every)
+        for search in searches:
+            search.condition.warn_if_misspelt((record.fields, record.metadata) for record in every)
         tags = dict.fromkeys(each for record in every for each in record.tags)
-        remarks += [f"Nothing here has the tag {each!r}. {hint(each, tags)}" for each in tag or () if each not in tags]
-    return Answer(document, views.snapshots, ". ".join(remarks))
+        for each in tag or ():
+            if each not in tags:
+                logger.warning("Nothing here has the tag %r. %s", each, hint(each, tags))
+    return Answer(document, views.snapshots, views.summary(document))
 
 
 @app.command

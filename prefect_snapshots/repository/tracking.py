@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, Protocol, Self, TypeVar
 
 from ..errors import DamagedVersion, IntegrityError
-from ..messages import logger
+from ..messages import hint, logger
 from .catalog import Event, Stream
 from .commits import MakeDraft
 from .contents import ContentReader, Stored, Writer, inline
@@ -145,6 +145,26 @@ class TrackedStream(Generic[S]):
     def _forget(self) -> None:
         self.state = self._empty.copy()
         self._shared = False
+
+
+def absence(repository: Repository, kind: str, name: str) -> str:
+    """Return the end of a sentence that there is nothing under a name: where, and which similar names there are.
+
+    The name or the URL may be misspelt.
+
+    Args:
+        repository: The repository that was searched. It need not exist.
+        kind: The kind, such as "snapshots". Names of other kinds are not similar names.
+        name: The name under which there is nothing.
+
+    Example:
+        >>> absence(Repository("memory://example-absence"), "snapshots", "train")
+        ': there is no repository at memory://example-absence. Check the URL.'
+    """
+    if not repository.exists():
+        return f": there is no repository at {repository.url}. Check the URL."
+    others = [each for each in repository.names(kind) if each != name]
+    return f" in {repository.url}.{f' {hint(name, others)}' if others else ''}"
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from ..repository.provenance import note_input
 from ..repository.renaming import rename
 from ..repository.repository import Repository
 from ..repository.threads import Lock, pool
-from ..repository.tracking import TrackedStream, leaving_out_damage
+from ..repository.tracking import TrackedStream, absence, leaving_out_damage
 from ..values import WHOLE, Encoded, Loading, MemoryBody, decode, decode_leaves, describe, encode, iter_leaves
 from .records import Record, SnapshotRecords
 
@@ -214,7 +214,7 @@ class Durable:
 
     def __init__(self, repository: Repository, name: str) -> None:
         self.repository = repository
-        self._tracked = TrackedStream(repository, KIND, name, SnapshotRecords(name))
+        self._tracked = _followed(repository, name)
 
     @property
     def name(self) -> str:
@@ -289,7 +289,7 @@ class Durable:
         old = self._tracked.name
         rename(self.repository, KIND, old, new, label=repr(new), dry_run=dry_run)
         if not dry_run:
-            self._tracked = TrackedStream(self.repository, KIND, new, SnapshotRecords(new))
+            self._tracked = _followed(self.repository, new)
 
     def content(self, record: Record) -> tuple[bytes, ContentReader]:
         """Return the manifest and the body of a snapshot, for a comparison that reads only differing parts."""
@@ -313,6 +313,11 @@ class Durable:
     def label(self, record: Record) -> str:
         """Return the name of a snapshot in error messages."""
         return f"snapshot {record.id!r} of {self._tracked.name!r}"
+
+
+def _followed(repository: Repository, name: str) -> TrackedStream[SnapshotRecords]:
+    records = SnapshotRecords(name, functools.partial(absence, repository, KIND, name))
+    return TrackedStream(repository, KIND, name, records)
 
 
 def opened_names(repository: Repository) -> dict[str, Durable]:

@@ -180,10 +180,17 @@ class Record:
 
 
 class SnapshotRecords:
-    """All snapshots of one name, in the order in which they were saved."""
+    """All snapshots of one name, in the order in which they were saved.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: The name.
+        absence: A function that returns the end of the sentence that there are none under this name. It is called only
+            for that message.
+    """
+
+    def __init__(self, name: str, absence: Callable[[], str] = lambda: ".") -> None:
         self.name = name
+        self._absence = absence
         self.by_id: dict[str, Record] = {}
         self.by_tag: dict[str, dict[str, None]] = {}
         self.renamed_to: str | None = None
@@ -192,7 +199,7 @@ class SnapshotRecords:
 
     def copy(self) -> SnapshotRecords:
         """Return a copy that is independent of later events."""
-        other = SnapshotRecords(self.name)
+        other = SnapshotRecords(self.name, self._absence)
         other.by_id = dict(self.by_id)
         other.by_tag = {tag: dict(ids) for tag, ids in self.by_tag.items()}
         other.renamed_to = self.renamed_to
@@ -224,7 +231,7 @@ class SnapshotRecords:
         elif event.kind == "annotate" and (found := self.by_id.get(body["id"])) is not None:
             self._annotate(found, body)
         elif event.kind == RENAMING:
-            self.__init__(self.name)  # type: ignore[misc]
+            self.__init__(self.name, self._absence)  # type: ignore[misc]
         elif event.kind == "describe":
             self.about = self.about.changed_by(body)
         elif event.kind == RENAMED:
@@ -239,18 +246,15 @@ class SnapshotRecords:
         """
         record = self.by_id.get(snapshot_id)
         if record is None:
-            near = self._moved or f" {hint(snapshot_id, self.by_id)}"
-            raise SnapshotNotFound(f"{self.name!r} has no snapshot {snapshot_id!r}.{near}")
+            self.refuse_empty()
+            raise SnapshotNotFound(f"{self.name!r} has no snapshot {snapshot_id!r}. {hint(snapshot_id, self.by_id)}")
         return record
 
     def refuse_empty(self) -> None:
         """Raise `SnapshotNotFound` if there is no snapshot."""
         if not self.by_id:
-            raise SnapshotNotFound(f"There are no snapshots under the name {self.name!r}.{self._moved}")
-
-    @property
-    def _moved(self) -> str:
-        return "" if self.renamed_to is None or self.by_id else f" It was renamed to {self.renamed_to!r}."
+            moved = None if self.renamed_to is None else f". It was renamed to {self.renamed_to!r}."
+            raise SnapshotNotFound(f"There are no snapshots under the name {self.name!r}{moved or self._absence()}")
 
     def tagged(self, tag: str) -> Iterable[str]:
         """Return the ids of the snapshots with a tag."""

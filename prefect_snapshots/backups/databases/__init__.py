@@ -14,6 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from urllib.parse import urlencode
 
 from ...errors import InvalidArgument, MissingDependency
+from ...messages import scheme_hint
 from ...repository.location import refuse_missing_slash
 from ..sources import Database, DatabaseDriver, DatabaseServer, Password
 from .arangodb import ArangoDB
@@ -93,11 +94,12 @@ def open_database(url: str, password: Password = None, options: Mapping[str, str
     if separator and (broken := _found()[1].get(scheme)):
         raise MissingDependency(f"The package that registers databases of {scheme}:// cannot be imported: {broken}")
     what = f"a URL that begins with {scheme[:20]!r}" if separator else "this path"
-    known = [f"{name}://" for driver in drivers() for name in driver.schemes]
+    schemes = [name for driver in drivers() for name in driver.schemes]
+    near = scheme_hint(scheme, schemes) if separator else ""
     suffixes = [suffix for driver in drivers() for suffix in driver.suffixes]
     raise InvalidArgument(
-        f"No database is known by {what}. Write one of {', '.join(known)}, or the path "
-        f"of a file that ends in {', '.join(suffixes)}."
+        f"No database is known by {what}.{near} Write one of {', '.join(f'{name}://' for name in schemes)}, or the "
+        f"path of a file that ends in {', '.join(suffixes)}."
     )
 
 

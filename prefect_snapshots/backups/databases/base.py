@@ -28,7 +28,7 @@ from urllib.parse import parse_qsl, quote, unquote
 
 import msgspec
 
-from ...errors import UNDECODABLE, BackupFailed, InvalidArgument, RestoreFailed, ToolMissing
+from ...errors import UNDECODABLE, BackupFailed, InvalidArgument, RestoreFailed, SourceUnusable, ToolMissing
 from ...messages import last_words, logger
 from ...private_files import create_file
 from ...redaction import is_ambiguous, masking, safe_url
@@ -232,6 +232,16 @@ class FileDatabase(StagedDatabase):
                 f"app{self.suffixes[0]}."
             )
         object.__setattr__(self, "path", os.path.abspath(self.path))
+
+    @staticmethod
+    def refuse_missing(path: str) -> None:
+        """Raise `SourceUnusable` if there is no file at a path. One that cannot be reached may be there."""
+        try:
+            os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise SourceUnusable(f"{path} does not exist.") from None
+        except OSError:
+            pass
 
     @classmethod
     def from_url(cls, url: str, password: Password = None) -> Self:

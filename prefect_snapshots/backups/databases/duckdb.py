@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
-from ...errors import BackupFailed, InvalidArgument, MissingDependency, SourceUnusable
+from ...errors import BackupFailed, InvalidArgument, MissingDependency
 from ...messages import logger
 from ...private_files import as_private
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpNote, DumpReader, Switch
@@ -233,8 +233,8 @@ def _connected(path: str, create: bool = False, read_only: bool = False) -> Iter
         raise MissingDependency(
             'DuckDB databases need the package duckdb. Run `pip install "prefect-snapshots[duckdb]"`.'
         ) from error
-    if not create and not os.path.exists(path):
-        raise SourceUnusable(f"{path} does not exist.")
+    if not create:
+        FileDatabase.refuse_missing(path)
     try:
         config: dict[str, str | bool | int | float | list[str]] = {"allow_persistent_secrets": False} if create else {}
         with contextlib.closing(duckdb.connect(path, read_only=read_only, config=config)) as connection:

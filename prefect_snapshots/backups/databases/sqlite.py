@@ -171,6 +171,7 @@ class SQLite(FileDatabase):
 @contextlib.contextmanager
 def _connected(path: str, mode: str) -> Iterator[sqlite3.Connection]:
     """Connect to an existing file."""
+    FileDatabase.refuse_missing(path)
     try:
         with contextlib.closing(
             sqlite3.connect(f"{_uri(path)}?mode={mode}", uri=True, timeout=_PATIENCE, isolation_level=None)

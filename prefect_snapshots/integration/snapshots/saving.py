@@ -125,19 +125,13 @@ def load(
     """Load the value of a snapshot, or of the latest one.
 
     Raises:
-        SnapshotNotFound: There is no such snapshot. The message names similar ids.
+        SnapshotNotFound: There is no such snapshot. The message names similar ids, or names.
     """
     wait_for_snapshots(repository, name)
     manager = manager_of(repository, name)
     records = manager.current_records()
-    if snapshot_id is not None:
-        record = records.get(snapshot_id)
-    elif saved := list(records.by_id.values()):
-        record = saved[-1]
-    else:
-        raise SnapshotNotFound(
-            f"There is no snapshot of {name!r} in {repository.url}. Save one first, or check the name."
-        )
+    records.refuse_empty()
+    record = next(reversed(records.by_id.values())) if snapshot_id is None else records.get(snapshot_id)
     with long_work(manager, "Load"):
         return manager.snapshot_of(record, loading=loading).data
 

@@ -18,6 +18,7 @@ from ...errors import (
 from .clients import NO_CACHES, PerProcess, blaming_options
 from .files import os_error
 from .interface import Location, ObjectInfo, checked
+from .schemes import similar_scheme
 
 
 class GenericLocation(Location):
@@ -38,8 +39,9 @@ class GenericLocation(Location):
             ) from error
         except ValueError as error:
             raise InvalidArgument(
-                f"No storage is known for {protocol}:// URLs. Pass a directory, an s3://, gs:// or memory:// URL, or "
-                "the URL of another file system of fsspec, whose package has to be installed."
+                f"No storage is known for {protocol}:// URLs.{similar_scheme(protocol)} Pass a directory, an s3://, "
+                "gs:// or memory:// URL, or the URL of another file system of fsspec, whose package has to be "
+                "installed."
             ) from error
         self._files = PerProcess(self._connect)
 

@@ -10,6 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from ...errors import InvalidArgument, MissingDependency
+from ...messages import scheme_hint
 from ...redaction import is_ambiguous, safe_url
 from . import object_locks
 from .interface import Location
@@ -107,6 +108,11 @@ def refuse_missing_slash(text: str, schemes: Container[str]) -> None:
             f"A URL has two slashes after the colon: did you mean {safe_url(right)}? If you mean a file or directory "
             "of this name, write ./ in front of it."
         )
+
+
+def similar_scheme(scheme: str) -> str:
+    """Return a question for a message about a scheme of no storage location: which usual one may be meant, if any."""
+    return scheme_hint(scheme, {*_OURS, *_OFTEN, *_brought()})
 
 
 def _check_options(scheme: str, url: str, options: Mapping[str, Any]) -> None:
