@@ -426,7 +426,7 @@ def _tied() -> Any:
 
 def _memory_shared() -> Any:
     base = torch.arange(6.0)
-    return [base[:3], base[3:]]
+    return [base[:4], base[2:]]
 
 
 def _categorical() -> Any:
