@@ -633,7 +633,7 @@ def test_load_latest() -> None:
         return {"epoch": epoch, "pair": (1, 2)}
 
     assert load_latest("training/train", default=None) is None
-    with pytest.raises(SnapshotNotFound, match="no snapshot of 'training/train'"):
+    with pytest.raises(SnapshotNotFound, match="no snapshots under the name 'training/train'"):
         load_latest("training/train")
     train(1)
     train(2)

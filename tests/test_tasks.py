@@ -85,7 +85,7 @@ def test_save_and_load_in_a_flow(repository: Repository) -> None:
 def test_they_work_without_a_flow_and_map() -> None:
     assert save_snapshot([1, 2], "list", name="alone") == "list"
     assert load_snapshot("list", name="alone") == [1, 2]
-    with pytest.raises(SnapshotNotFound, match="no snapshot of 'other'"):
+    with pytest.raises(SnapshotNotFound, match="no snapshots under the name 'other'"):
         load_snapshot(name="other")
     with pytest.raises(SnapshotExists):
         save_snapshot(3, "list", name="alone")
