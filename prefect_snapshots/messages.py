@@ -13,7 +13,7 @@ _SEARCHED = 2_000
 """The most names that are searched for similar ones. More would make an error message take seconds."""
 
 _SHOWN = 3
-"""How many names a message lists."""
+"""How many names a message lists: enough to choose from, and the message stays on one line."""
 
 
 def printable(text: str) -> str:
@@ -54,7 +54,7 @@ def last_words(output: str, most: int) -> str:
 def close_names(wanted: object, existing: Iterable[str]) -> list[str]:
     """Return up to three existing names that are similar to `wanted`, or the last three if there are none."""
     names = list(existing)
-    return _similar(wanted, names) or names[-3:]
+    return _similar(wanted, names) or names[-_SHOWN:]
 
 
 def hint(wanted: object, existing: Iterable[str]) -> str:
@@ -70,8 +70,7 @@ def hint(wanted: object, existing: Iterable[str]) -> str:
         return f"Did you mean {', '.join(others)} or {last}?" if others else f"Did you mean {last}?"
     if len(names) < 2:
         return f"There is only {names[0]!r}." if names else "There are none."
-    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-    return f"There are: {', '.join(names[-3:])}{more}."
+    return f"There are: {some_names([*names[-_SHOWN:], *names[:-_SHOWN]])}."
 
 
 def whole_name_needed(what: str, wanted: str, meant: Sequence[str]) -> str:
@@ -104,7 +103,7 @@ def scheme_hint(scheme: str, known: Iterable[str]) -> str:
 
 
 def _similar(wanted: object, names: Sequence[str]) -> list[str]:
-    return difflib.get_close_matches(str(wanted), names[:_SEARCHED], 3, 0.5)
+    return difflib.get_close_matches(str(wanted), names[:_SEARCHED], _SHOWN, 0.5)
 
 
 class EscapingLogger(logging.LoggerAdapter[Any]):

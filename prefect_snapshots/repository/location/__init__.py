@@ -24,7 +24,8 @@ from .large_files import LargeFile
 from .limiting import LimitedLocation
 from .local import LocalLocation
 from .memory import MemoryLocation
-from .schemes import open_location, refuse_missing_slash
+from .scheme_names import refuse_missing_slash
+from .schemes import open_location
 
 __all__ = [
     "Appender",

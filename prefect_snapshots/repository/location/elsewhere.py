@@ -20,7 +20,7 @@ from ...errors import (
 )
 from ...redaction import safe_url
 from .clients import free_fsspec_in_children
-from .schemes import refuse_missing_slash
+from .scheme_names import refuse_missing_slash
 
 _SCHEMES = ("file", "memory", "s3", "gs", "gcs", "az", "abfs", "http", "https")
 _URL = re.compile(rf"(?:{'|'.join(_SCHEMES)})://[^\x00-\x1f\x7f]+")

@@ -18,7 +18,7 @@ from ...errors import (
 from .clients import NO_CACHES, PerProcess, blaming_options
 from .files import os_error
 from .interface import Location, ObjectInfo, checked
-from .schemes import similar_scheme
+from .scheme_names import similar_scheme
 
 
 class GenericLocation(Location):

@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any
 
 from ...errors import InvalidArgument, MissingDependency
-from ...messages import scheme_hint
 from ...redaction import is_ambiguous, safe_url
 from . import object_locks
 from .interface import Location
-
-GROUP = "prefect_snapshots.locations"
-"""The entry-point group in which packages register their locations: the scheme of the URLs, and the class."""
-
-# These are not in the group, so that no package can replace them, and because reading the group takes 30 ms.
-_OURS: Mapping[str, tuple[str, str]] = {
-    "file": ("local", "LocalLocation"),
-    "local": ("local", "LocalLocation"),
-    "memory": ("memory", "MemoryLocation"),
-    "s3": ("s3", "S3Location"),
-    "s3a": ("s3", "S3Location"),
-    "gs": ("gcs", "GCSLocation"),
-    "gcs": ("gcs", "GCSLocation"),
-}
-
-
-_OFTEN = frozenset({"abfs", "abfss", "adl", "az", "ftp", "hdfs", "http", "https", "sftp", "smb", "ssh", "webdav"})
-"""Schemes of other file systems, which a URL that lacks a slash is recognised by."""
-_KEPT = {"file": "://", "local": "://", "sqlite": ":///", "duckdb": ":///"}
-"""How URLs of these schemes begin. What follows is a path, and keeps its slash."""
+from .scheme_names import OURS, brought, known_schemes, refuse_missing_slash
 
 
 def open_location(url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Location:
@@ -74,7 +53,7 @@ def open_location(url: str | os.PathLike[str], storage_options: Mapping[str, Any
         )
     scheme, separator, rest = given.partition("://")
     if not separator:
-        refuse_missing_slash(given, {*_OURS, *_OFTEN, *_brought()} if ":" in given else ())
+        refuse_missing_slash(given, known_schemes() if ":" in given else ())
     scheme, rest = (scheme.lower(), rest) if separator else ("file", given)
     local = scheme in ("file", "local")
     if not (rest if local else rest.strip("/")):
@@ -90,35 +69,10 @@ def open_location(url: str | os.PathLike[str], storage_options: Mapping[str, Any
     return _kind(scheme)(scheme, rest, storage_options or {})
 
 
-def refuse_missing_slash(text: str, schemes: Container[str]) -> None:
-    """Refuse a URL that lacks a slash, such as `s3:/bucket`. As a path, it would send the data to the disk.
-
-    Args:
-        text: What may be a path or a URL.
-        schemes: The schemes of URLs that are possible here.
-
-    Raises:
-        InvalidArgument: It begins like a URL of these schemes.
-    """
-    scheme, separator, rest = text.partition(":")
-    plain = scheme.lower().partition("+")[0]
-    if separator and plain in schemes and not rest.startswith("//"):
-        right = f"{scheme}{_KEPT[plain]}{rest}" if plain in _KEPT else f"{scheme}://{rest.lstrip('/')}"
-        raise InvalidArgument(
-            f"A URL has two slashes after the colon: did you mean {safe_url(right)}? If you mean a file or directory "
-            "of this name, write ./ in front of it."
-        )
-
-
-def similar_scheme(scheme: str) -> str:
-    """Return a question for a message about a scheme of no storage location: which usual one may be meant, if any."""
-    return scheme_hint(scheme, {*_OURS, *_OFTEN, *_brought()})
-
-
 def _check_options(scheme: str, url: str, options: Mapping[str, Any]) -> None:
     """Refuse options that only buckets know: users would take data for locked, or the present for the past."""
     ignored = [name for name in object_locks.OPTIONS if name in options]
-    if ignored and scheme not in ("s3", "s3a", "gs", "gcs") and scheme not in _brought():
+    if ignored and scheme not in ("s3", "s3a", "gs", "gcs") and scheme not in brought():
         raise InvalidArgument(
             f"{url}: only buckets of S3 and GCS have the storage options {', '.join(object_locks.OPTIONS)}. Leave "
             f"out {' and '.join(ignored)}: here, objects cannot be locked, and their older versions cannot be read."
@@ -126,9 +80,9 @@ def _check_options(scheme: str, url: str, options: Mapping[str, Any]) -> None:
 
 
 def _kind(scheme: str) -> type[Location]:
-    module, name = _OURS.get(scheme, ("generic", "GenericLocation"))
-    if scheme not in _OURS:
-        found = _brought().get(scheme)
+    module, name = OURS.get(scheme, ("generic", "GenericLocation"))
+    if scheme not in OURS:
+        found = brought().get(scheme)
         if found is not None:
             return _loaded(found)
     kind: type[Location] = getattr(import_module(f".{module}", __package__), name)
@@ -150,8 +104,3 @@ def _loaded(found: EntryPoint) -> type[Location]:
             "prefect_snapshots.repository.location.Location. Update or uninstall it."
         )
     return kind
-
-
-@functools.cache
-def _brought() -> dict[str, EntryPoint]:
-    return {found.name: found for found in entry_points(group=GROUP)}
